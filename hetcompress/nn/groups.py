@@ -1,0 +1,107 @@
+"""Channel groups: the blocks of neighbouring kernels of a convolution that share one shape.
+
+A convolution with weight (C_out, C_in / groups, kh, kw) is cut into blocks of ``group_out`` filters x ``group_in`` input
+channels.  Blocks restart at each conv group; the last block of each may be smaller.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hetcompress.errors import UsageError
+
+__all__ = ["ChannelGroups", "GroupSize"]
+
+GroupSize = int | Literal["all"]
+
+
+def _blocks(channels: int, size: GroupSize) -> int:
+    return 1 if size == "all" else -(-channels // size)
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelGroups:
+    """The blocking of one convolution.
+
+    Args:
+        filters: Output channels of one conv group.
+        channels: Input channels of one conv group.
+        conv_groups: ``groups`` of the convolution.
+        group_out: Filters of a block, or "all" of a conv group.
+        group_in: Input channels of a block, or "all" of a conv group.
+
+    Raises:
+        UsageError: A group size is neither a positive number nor "all".
+    """
+
+    filters: int
+    channels: int
+    conv_groups: int
+    group_out: GroupSize
+    group_in: GroupSize
+
+    def __post_init__(self) -> None:
+        for name, size in (("group_out", self.group_out), ("group_in", self.group_in)):
+            if size != "all" and (not isinstance(size, int) or size < 1):
+                raise UsageError(
+                    f"--{name.replace('_', '-')}", expected="a number >= 1 or 'all'", found=f"{size!r}"
+                )
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d, group_out: GroupSize, group_in: GroupSize) -> ChannelGroups:
+        """Return the blocking of `conv`."""
+        return cls(
+            conv.out_channels // conv.groups,
+            conv.in_channels // conv.groups,
+            conv.groups,
+            group_out,
+            group_in,
+        )
+
+    @property
+    def out_groups(self) -> int:
+        """Rows of blocks, over all conv groups."""
+        return self.conv_groups * _blocks(self.filters, self.group_out)
+
+    @property
+    def in_groups(self) -> int:
+        """Columns of blocks, within one conv group."""
+        return _blocks(self.channels, self.group_in)
+
+    def out_index(self) -> Int[Tensor, " c_out"]:
+        """Return the row of blocks that each filter belongs to."""
+        size = self.filters if self.group_out == "all" else self.group_out
+        within = torch.arange(self.filters) // size
+        starts = torch.arange(self.conv_groups) * _blocks(self.filters, self.group_out)
+        return (starts[:, None] + within[None, :]).flatten()
+
+    def in_index(self) -> Int[Tensor, " c_in"]:
+        """Return the column of blocks that each input channel of a conv group belongs to."""
+        return torch.arange(self.channels) // (self.channels if self.group_in == "all" else self.group_in)
+
+    def expand(
+        self, blocks: Float[Tensor, "out_groups in_groups kh kw"]
+    ) -> Float[Tensor, "c_out c_in kh kw"]:
+        """Repeat one value per block and tap for every kernel of the block."""
+        device = blocks.device
+        rows = blocks.index_select(0, self.out_index().to(device))
+        return rows.index_select(1, self.in_index().to(device))
+
+    def total(self, weight: Float[Tensor, "c_out c_in kh kw"]) -> Float[Tensor, "out_groups in_groups kh kw"]:
+        """Sum a quantity of every weight over the kernels of each block, tap by tap."""
+        device = weight.device
+        rows = weight.new_zeros((self.out_groups, *weight.shape[1:])).index_add_(
+            0, self.out_index().to(device), weight
+        )
+        empty = weight.new_zeros((self.out_groups, self.in_groups, *weight.shape[2:]))
+        return empty.index_add_(1, self.in_index().to(device), rows)
+
+    def sizes(self) -> Float[Tensor, "out_groups in_groups"]:
+        """Return the number of kernels in each block."""
+        ones = torch.ones(self.filters * self.conv_groups, self.channels, 1, 1)
+        return self.total(ones)[..., 0, 0]

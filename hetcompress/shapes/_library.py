@@ -1,0 +1,57 @@
+"""Families that choose one shape out of a small named library."""
+
+from __future__ import annotations
+
+import abc
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hetcompress.shapes._estimators import hard_choice
+from hetcompress.shapes.base import KernelSize, ShapeFamily
+
+__all__ = ["LibraryShapes", "centre"]
+
+
+def centre(kernel_size: KernelSize) -> tuple[int, int]:
+    """Return the tap that sees the output's own pixel: row kh // 2, column kw // 2 (lower right of it for even sizes)."""
+    return kernel_size[0] // 2, kernel_size[1] // 2
+
+
+class LibraryShapes(ShapeFamily, abc.ABC):
+    """One logit for each shape of a library; the largest wins.
+
+    ``E_s = sum over the taps of shape s of score_t``, so that with positive scores the full kernel wins and with a
+    price on taps smaller shapes do.
+    """
+
+    @abc.abstractmethod
+    def library(self, kernel_size: KernelSize) -> dict[str, Float[Tensor, "kh kw"]]:
+        """Return the named shapes, from the empty to the full one."""
+
+    def _stacked(self, like: Tensor, kernel_size: KernelSize) -> Float[Tensor, "n kh kw"]:
+        return torch.stack(list(self.library(kernel_size).values())).to(like)
+
+    def logits_per_group(self, kernel_size: KernelSize) -> int:
+        """Return the number of shapes in the library."""
+        return len(self.library(kernel_size))
+
+    def masks(
+        self, logits: Float[Tensor, "out_groups in_groups n"], kernel_size: KernelSize
+    ) -> Float[Tensor, "out_groups in_groups kh kw"]:
+        """Return the shape with the largest logit."""
+        return torch.einsum("oin,nhw->oihw", hard_choice(logits), self._stacked(logits, kernel_size))
+
+    def logits_of(
+        self, scores: Float[Tensor, "out_groups in_groups kh kw"]
+    ) -> Float[Tensor, "out_groups in_groups n"]:
+        """A shape's logit is the sum of the scores of its taps."""
+        kernel_size = (scores.shape[-2], scores.shape[-1])
+        return torch.einsum("oihw,nhw->oin", scores, self._stacked(scores, kernel_size))
+
+    def priced(
+        self, logits: Float[Tensor, "out_groups in_groups n"], price: float, kernel_size: KernelSize
+    ) -> Float[Tensor, "out_groups in_groups n"]:
+        """Charge each shape for all of its taps."""
+        return logits - price * self._stacked(logits, kernel_size).sum((-2, -1))

@@ -1,0 +1,81 @@
+"""The contract of a shape family.
+
+A family is a set of kernel shapes (binary supports of one kh x kw kernel) and the rule by which real numbers, the
+shape logits ``E``, choose one shape for each channel group.  Every rule here maximises a sum over kept taps::
+
+    choose the shape m that maximises  sum_t m_t * (score_t - price)
+
+where ``score_t`` says what tap t is worth and ``price`` what a tap costs.  `logits_of` writes tap scores as logits,
+`priced` subtracts a price, and `masks` makes the choice; so one search over the price serves the exact final prune and
+every magnitude schedule, whatever the family.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from hetcompress.errors import UsageError
+from hetcompress.registry import Registry
+
+__all__ = ["SHAPE_FAMILIES", "ShapeFamily", "build_family"]
+
+KernelSize = tuple[int, int]
+
+
+class ShapeFamily(abc.ABC):
+    """A set of kernel shapes and the rule that picks one for each channel group.
+
+    A family holds no parameters: the logits belong to the layer, so one object serves every layer of a model.
+    """
+
+    name: ClassVar[str]
+    learnable: ClassVar[bool] = True
+    """False for a fixed pattern, whose conversion changes the function of the net."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments that build this family again (plain JSON values)."""
+        return {}
+
+    @abc.abstractmethod
+    def logits_per_group(self, kernel_size: KernelSize) -> int:
+        """Return how many learnable logits one channel group needs."""
+
+    @abc.abstractmethod
+    def masks(
+        self, logits: Float[Tensor, "out_groups in_groups n"], kernel_size: KernelSize
+    ) -> Float[Tensor, "out_groups in_groups kh kw"]:
+        """Return one mask per channel group, exactly 0 or 1; the gradient is the family's straight-through estimator."""
+
+    @abc.abstractmethod
+    def logits_of(
+        self, scores: Float[Tensor, "out_groups in_groups kh kw"]
+    ) -> Float[Tensor, "out_groups in_groups n"]:
+        """Return the logits that rank the shapes as the tap scores do; positive scores choose the full kernel."""
+
+    @abc.abstractmethod
+    def priced(
+        self, logits: Float[Tensor, "out_groups in_groups n"], price: float, kernel_size: KernelSize
+    ) -> Float[Tensor, "out_groups in_groups n"]:
+        """Return the logits after every kept tap has been charged `price`."""
+
+
+SHAPE_FAMILIES: Registry[type[ShapeFamily]] = Registry("shape family")
+
+
+def build_family(name: str, arguments: Mapping[str, Any] | None = None) -> ShapeFamily:
+    """Build a registered family from its name and keyword arguments.
+
+    Raises:
+        UsageError: The name is unknown, or the family does not take these arguments.
+    """
+    try:
+        return SHAPE_FAMILIES[name](**dict(arguments or {}))
+    except TypeError as error:
+        raise UsageError(
+            f"shape family '{name}'", found=f"arguments {dict(arguments or {})}", fix=str(error)
+        ) from None

@@ -1,0 +1,46 @@
+"""Finding and replacing modules; the only file that sets attributes of a user's model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from torch import nn
+
+__all__ = ["named_modules_of", "replace_modules_"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def named_modules_of(model: nn.Module, kind: type[M], *, exact: bool = False) -> dict[str, M]:
+    """Return every module of class `kind` under its first name, in the order of registration.
+
+    Args:
+        model: The model to search.
+        kind: The class.
+        exact: Leave out subclasses.
+    """
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if (type(module) is kind if exact else isinstance(module, kind))
+    }
+
+
+def replace_modules_(model: M, replacements: Mapping[str, nn.Module]) -> M:
+    """Put each replacement where the module of that name stands, under every name by which it is shared.
+
+    Args:
+        model: Changed in place, unless the model itself (name "") is replaced.
+        replacements: New module by old name.
+
+    Returns:
+        `model`, or the replacement of the model itself.
+    """
+    new_by_old = {id(model.get_submodule(name)): new for name, new in replacements.items()}
+    # _modules and not named_children(), which shows a child that one parent holds twice only once
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):  # noqa: SLF001
+            if child is not None and id(child) in new_by_old:
+                parent.add_module(name, new_by_old[id(child)])
+    return new_by_old.get(id(model), model)  # type: ignore[return-value]
