@@ -48,9 +48,7 @@ class ChannelGroups:
     def __post_init__(self) -> None:
         for name, size in (("group_out", self.group_out), ("group_in", self.group_in)):
             if size != "all" and (not isinstance(size, int) or size < 1):
-                raise UsageError(
-                    f"--{name.replace('_', '-')}", expected="a number >= 1 or 'all'", found=f"{size!r}"
-                )
+                raise UsageError(f"--{name.replace('_', '-')}", expected="a number >= 1 or 'all'", found=f"{size!r}")
 
     @classmethod
     def of(cls, conv: nn.Conv2d, group_out: GroupSize, group_in: GroupSize) -> ChannelGroups:
@@ -84,9 +82,7 @@ class ChannelGroups:
         """Return the column of blocks that each input channel of a conv group belongs to."""
         return torch.arange(self.channels) // (self.channels if self.group_in == "all" else self.group_in)
 
-    def expand(
-        self, blocks: Float[Tensor, "out_groups in_groups kh kw"]
-    ) -> Float[Tensor, "c_out c_in kh kw"]:
+    def expand(self, blocks: Float[Tensor, "out_groups in_groups kh kw"]) -> Float[Tensor, "c_out c_in kh kw"]:
         """Repeat one value per block and tap for every kernel of the block."""
         device = blocks.device
         rows = blocks.index_select(0, self.out_index().to(device))
@@ -95,9 +91,7 @@ class ChannelGroups:
     def total(self, weight: Float[Tensor, "c_out c_in kh kw"]) -> Float[Tensor, "out_groups in_groups kh kw"]:
         """Sum a quantity of every weight over the kernels of each block, tap by tap."""
         device = weight.device
-        rows = weight.new_zeros((self.out_groups, *weight.shape[1:])).index_add_(
-            0, self.out_index().to(device), weight
-        )
+        rows = weight.new_zeros((self.out_groups, *weight.shape[1:])).index_add_(0, self.out_index().to(device), weight)
         empty = weight.new_zeros((self.out_groups, self.in_groups, *weight.shape[2:]))
         return empty.index_add_(1, self.in_index().to(device), rows)
 

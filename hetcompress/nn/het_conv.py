@@ -63,9 +63,7 @@ class LearnableHetConv2d(nn.Conv2d):
             enabling); 1 outside its warm-up.  Evaluation always uses the mask.
     """
 
-    def __init__(
-        self, family: ShapeFamily, group_out: GroupSize, group_in: GroupSize, **arguments: Any
-    ) -> None:
+    def __init__(self, family: ShapeFamily, group_out: GroupSize, group_in: GroupSize, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.family = family
         self.channel_groups = ChannelGroups.of(self, group_out, group_in)

@@ -43,9 +43,7 @@ class LibraryShapes(ShapeFamily, abc.ABC):
         """Return the shape with the largest logit."""
         return torch.einsum("oin,nhw->oihw", hard_choice(logits), self._stacked(logits, kernel_size))
 
-    def logits_of(
-        self, scores: Float[Tensor, "out_groups in_groups kh kw"]
-    ) -> Float[Tensor, "out_groups in_groups n"]:
+    def logits_of(self, scores: Float[Tensor, "out_groups in_groups kh kw"]) -> Float[Tensor, "out_groups in_groups n"]:
         """A shape's logit is the sum of the scores of its taps."""
         kernel_size = (scores.shape[-2], scores.shape[-1])
         return torch.einsum("oihw,nhw->oin", scores, self._stacked(scores, kernel_size))

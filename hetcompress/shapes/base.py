@@ -52,9 +52,7 @@ class ShapeFamily(abc.ABC):
         """Return one mask per channel group, exactly 0 or 1; the gradient is the family's straight-through estimator."""
 
     @abc.abstractmethod
-    def logits_of(
-        self, scores: Float[Tensor, "out_groups in_groups kh kw"]
-    ) -> Float[Tensor, "out_groups in_groups n"]:
+    def logits_of(self, scores: Float[Tensor, "out_groups in_groups kh kw"]) -> Float[Tensor, "out_groups in_groups n"]:
         """Return the logits that rank the shapes as the tap scores do; positive scores choose the full kernel."""
 
     @abc.abstractmethod
@@ -76,6 +74,4 @@ def build_family(name: str, arguments: Mapping[str, Any] | None = None) -> Shape
     try:
         return SHAPE_FAMILIES[name](**dict(arguments or {}))
     except TypeError as error:
-        raise UsageError(
-            f"shape family '{name}'", found=f"arguments {dict(arguments or {})}", fix=str(error)
-        ) from None
+        raise UsageError(f"shape family '{name}'", found=f"arguments {dict(arguments or {})}", fix=str(error)) from None

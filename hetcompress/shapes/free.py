@@ -29,9 +29,7 @@ class FreeShapes(ShapeFamily):
         """Keep the taps whose logit is positive."""
         return hard_step(logits).unflatten(-1, kernel_size)
 
-    def logits_of(
-        self, scores: Float[Tensor, "out_groups in_groups kh kw"]
-    ) -> Float[Tensor, "out_groups in_groups n"]:
+    def logits_of(self, scores: Float[Tensor, "out_groups in_groups kh kw"]) -> Float[Tensor, "out_groups in_groups n"]:
         """A tap's logit is its score."""
         return scores.flatten(-2)
 

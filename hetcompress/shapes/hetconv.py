@@ -56,9 +56,7 @@ class HetConvShapes(ShapeFamily):
         masks[..., centre(kernel_size)[0], centre(kernel_size)[1]] = 1
         return masks
 
-    def logits_of(
-        self, scores: Float[Tensor, "out_groups in_groups kh kw"]
-    ) -> Float[Tensor, "out_groups in_groups n"]:
+    def logits_of(self, scores: Float[Tensor, "out_groups in_groups kh kw"]) -> Float[Tensor, "out_groups in_groups n"]:
         """Return the empty set of logits."""
         return scores.new_zeros((*scores.shape[:2], 0))
 
