@@ -1,7 +1,7 @@
 """Channel groups: the blocks of neighbouring kernels of a convolution that share one shape.
 
-A convolution with weight (C_out, C_in / groups, kh, kw) is cut into blocks of ``group_out`` filters x ``group_in`` input
-channels.  Blocks restart at each conv group; the last block of each may be smaller.
+A convolution with weight (C_out, C_in / groups, kh, kw) is cut into blocks of ``group_out`` filters x ``group_in``
+input channels.  Blocks restart at each conv group; the last block of each may be smaller.
 """
 
 from __future__ import annotations

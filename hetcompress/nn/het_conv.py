@@ -61,6 +61,8 @@ class LearnableHetConv2d(nn.Conv2d):
         shape_logits: ``E``, shape (out_groups, in_groups, n).
         mask_share: The probability with which an output channel uses its mask in a training step (the paper's mask
             enabling); 1 outside its warm-up.  Evaluation always uses the mask.
+        tap_probe: Zeros of the shape of the group masks, added to them, or None.  Its gradient is how the loss answers
+            to each tap of each channel group, kept or not: the sum of weight times gradient over the group.
     """
 
     def __init__(self, family: ShapeFamily, group_out: GroupSize, group_in: GroupSize, **arguments: Any) -> None:
@@ -71,6 +73,7 @@ class LearnableHetConv2d(nn.Conv2d):
         shape = (self.channel_groups.out_groups, self.channel_groups.in_groups, n)
         self.shape_logits = nn.Parameter(self.weight.new_ones(shape), requires_grad=family.learnable)
         self.mask_share = 1.0
+        self.tap_probe: Tensor | None = None
 
     @property
     def _size(self) -> tuple[int, int]:
@@ -82,16 +85,15 @@ class LearnableHetConv2d(nn.Conv2d):
     ) -> LearnableHetConv2d:
         """Return a layer with a copy of `conv`'s weights; for learnable families it computes the same function.
 
-        The first logits rank taps by the root mean square of their weights, positive and at most 1 in each layer, so
-        that every kernel starts full and inside the estimator's window.
+        The first logits rank taps by the root mean square of their weights, with scores that are positive and at most
+        1 in each layer, so that every kernel starts full and every tap inside the estimator's window.
         """
         layer = cls(family, group_out, group_in, **conv_arguments(conv))
         _copy_parameters(layer, conv, conv.weight)
         with torch.no_grad():
             scores = layer.tap_norms()
             scores = (scores / scores.max().clamp_min(torch.finfo(scores.dtype).tiny)).clamp_min(TINY)
-            logits = family.logits_of(scores)
-            layer.shape_logits.copy_(logits / logits.max() if logits.numel() else logits)
+            layer.shape_logits.copy_(family.logits_of(scores))
         return layer
 
     @torch.no_grad()
@@ -109,9 +111,17 @@ class LearnableHetConv2d(nn.Conv2d):
         """Return the mask of every weight."""
         return self.channel_groups.expand(self.group_masks())
 
+    def kept_weights(self) -> Float[Tensor, ""]:
+        """Return the number of weights inside the mask, differentiable with respect to the logits."""
+        kept = self.group_masks().sum((-2, -1))
+        return (kept * self.channel_groups.sizes().to(kept)).sum()
+
     def forward(self, input: Float[Tensor, "*batch c_in h w"]) -> Float[Tensor, "*batch c_out h2 w2"]:  # noqa: A002
         """Return conv(x, W * M) + b."""
-        mask = self.mask()
+        blocks = self.group_masks()
+        if self.tap_probe is not None:
+            blocks = blocks + self.tap_probe
+        mask = self.channel_groups.expand(blocks)
         if self.training and self.mask_share < 1:
             enabled = torch.rand(self.out_channels, 1, 1, 1, device=mask.device) < self.mask_share
             mask = torch.where(enabled, mask, torch.ones_like(mask))
@@ -127,7 +137,8 @@ class LearnableHetConv2d(nn.Conv2d):
     def extra_repr(self) -> str:
         """Return the arguments of the convolution, the family and the group sizes."""
         groups = self.channel_groups
-        return f"{super().extra_repr()}, family={self.family.name}, group_out={groups.group_out}, group_in={groups.group_in}"
+        sizes = f"group_out={groups.group_out}, group_in={groups.group_in}"
+        return f"{super().extra_repr()}, family={self.family.name}, {sizes}"
 
 
 class HetConv2d(nn.Conv2d):

@@ -1,1 +1,7 @@
-"""Placeholder."""
+"""Penalties: differentiable scalars that push shape logits towards a budget."""
+
+from hetcompress.penalties.base import PENALTIES, Penalty
+from hetcompress.penalties.density import DensityPenalty
+from hetcompress.penalties.macs import MacsPenalty
+
+__all__ = ["PENALTIES", "DensityPenalty", "MacsPenalty", "Penalty"]

@@ -15,7 +15,7 @@ __all__ = ["LibraryShapes", "centre"]
 
 
 def centre(kernel_size: KernelSize) -> tuple[int, int]:
-    """Return the tap that sees the output's own pixel: row kh // 2, column kw // 2 (lower right of it for even sizes)."""
+    """Return the tap of the output's own pixel: row kh // 2, column kw // 2 (lower right of it for even sizes)."""
     return kernel_size[0] // 2, kernel_size[1] // 2
 
 
@@ -26,12 +26,17 @@ class LibraryShapes(ShapeFamily, abc.ABC):
     price on taps smaller shapes do.
     """
 
+    def __init__(self) -> None:
+        self._stacks: dict[KernelSize, Tensor] = {}
+
     @abc.abstractmethod
     def library(self, kernel_size: KernelSize) -> dict[str, Float[Tensor, "kh kw"]]:
         """Return the named shapes, from the empty to the full one."""
 
     def _stacked(self, like: Tensor, kernel_size: KernelSize) -> Float[Tensor, "n kh kw"]:
-        return torch.stack(list(self.library(kernel_size).values())).to(like)
+        if kernel_size not in self._stacks:
+            self._stacks[kernel_size] = torch.stack(list(self.library(kernel_size).values()))
+        return self._stacks[kernel_size].to(like)
 
     def logits_per_group(self, kernel_size: KernelSize) -> int:
         """Return the number of shapes in the library."""

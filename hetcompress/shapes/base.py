@@ -49,7 +49,7 @@ class ShapeFamily(abc.ABC):
     def masks(
         self, logits: Float[Tensor, "out_groups in_groups n"], kernel_size: KernelSize
     ) -> Float[Tensor, "out_groups in_groups kh kw"]:
-        """Return one mask per channel group, exactly 0 or 1; the gradient is the family's straight-through estimator."""
+        """Return one mask per channel group, exactly 0 or 1; its gradient is a straight-through estimator."""
 
     @abc.abstractmethod
     def logits_of(self, scores: Float[Tensor, "out_groups in_groups kh kw"]) -> Float[Tensor, "out_groups in_groups n"]:

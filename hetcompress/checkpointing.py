@@ -1,0 +1,87 @@
+"""Training checkpoints and interruption: a run that is killed goes on where it was."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import threading
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+
+from hetcompress.errors import HetCompressError, InputError
+from hetcompress.files import write_atomically
+
+__all__ = ["InterruptedRunError", "Interruption", "load_checkpoint", "save_checkpoint"]
+
+FORMAT = 1
+
+
+class InterruptedRunError(HetCompressError):
+    """Training was stopped by a signal after its state had been saved; the exit code is 128 + the signal."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(
+            f"stopped by {signal.Signals(signum).name}; the state is saved, the same command goes on from it"
+        )
+        self.exit_code = 128 + signum
+
+
+class Interruption:
+    """Turns the first SIGINT or SIGTERM into a request that training answers after the step; a second one acts at once.
+
+    Outside the main thread signals cannot be caught, and nothing changes.
+    """
+
+    def __init__(self) -> None:
+        self.requested = 0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._previous[signum] = signal.signal(signum, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self.requested = signum
+        signal.signal(signum, self._previous[signum])
+
+    def stop_if_requested(self) -> None:
+        """Raise `InterruptedRunError` if a signal has come."""
+        if self.requested:
+            raise InterruptedRunError(self.requested)
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a training state (tensors and plain values) atomically."""
+    write_atomically(path, lambda temporary: torch.save({"format": FORMAT, **state}, temporary))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a training state.
+
+    Raises:
+        InputError: The file is broken, or of another format.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"checkpoint {path}",
+            expected="a training state written by hetcompress",
+            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            fix="pass --resume never to start anew",
+        ) from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        found = state.get("format") if isinstance(state, dict) else type(state).__name__
+        raise InputError(f"checkpoint {path}", expected=f"format {FORMAT}", found=str(found), fix="pass --resume never")
+    return state

@@ -1,0 +1,171 @@
+"""Convert: swap the convolutions of a trained model for ones that learn the shapes of their kernels."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import fnmatch
+from collections.abc import Sequence
+
+from torch import nn
+
+from hetcompress.errors import NothingToDoError, UsageError
+from hetcompress.nn import GroupSize, HetConv2d, LearnableHetConv2d
+from hetcompress.registry import suggestion
+from hetcompress.shapes import ShapeFamily
+from hetcompress.surgery import named_modules_of, replace_modules_
+
+__all__ = ["CONVERTIBLE", "Conversion", "LayerPlan", "convert", "plan_conversion"]
+
+CONVERTIBLE: set[type[nn.Conv2d]] = {nn.Conv2d}
+"""The exact classes that are converted.  Add a subclass only if its forward is that of `nn.Conv2d`."""
+
+OTHER_CONVOLUTIONS = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerPlan:
+    """What happens to one convolution.
+
+    Attributes:
+        name: Its name in the model.
+        kind: Its class and kernel size, for people.
+        reason: Why it stays as it is; empty when it is converted.
+    """
+
+    name: str
+    kind: str
+    reason: str
+
+    @property
+    def converted(self) -> bool:
+        """Whether the layer is converted."""
+        return not self.reason
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """A converted model and what happened to each convolution."""
+
+    model: nn.Module
+    layers: tuple[LayerPlan, ...]
+
+
+def _check_patterns(option: str, patterns: Sequence[str], names: list[str]) -> None:
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise UsageError(
+                f"{option} '{pattern}'",
+                expected="a pattern that matches a convolution of the model",
+                found="no match",
+                fix=suggestion(pattern, names),
+            )
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _reason(module: nn.Module, *, first: bool, tied_to: str | None) -> str:
+    """Return why a convolution is left alone whatever the patterns say, or by default ("default: ...")."""
+    if isinstance(module, LearnableHetConv2d | HetConv2d):
+        return "already converted"
+    if isinstance(module, OTHER_CONVOLUTIONS):
+        return f"{type(module).__name__} is not supported"
+    assert isinstance(module, nn.Conv2d)
+    if type(module) not in CONVERTIBLE:
+        return f"{type(module).__name__} is a subclass of Conv2d that is not registered as convertible"
+    if tied_to is not None:
+        return f"shares its weight with {tied_to}"
+    if first:
+        return "default: first convolution"
+    if module.groups == module.in_channels > 1:
+        return "default: depthwise"
+    return ""
+
+
+def _kind(module: nn.Module) -> str:
+    size = "x".join(str(k) for k in getattr(module, "kernel_size", ()))
+    return f"{type(module).__name__} {size}"
+
+
+def plan_conversion(
+    model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> tuple[LayerPlan, ...]:
+    """Say for each convolution of `model` whether it will be converted, and if not, why.
+
+    The first convolution and depthwise ones stay dense by default: they hold few MACs and lose most accuracy.  A shared
+    module counts once, under its first name.
+
+    Args:
+        model: The dense model.
+        include: Shell patterns of names; when given, only these are converted, including those left out by default.
+        exclude: Shell patterns of names to leave out.
+
+    Raises:
+        UsageError: A pattern matches no convolution.
+    """
+    convolutions = {
+        name: module for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, *OTHER_CONVOLUTIONS))
+    }
+    names = list(convolutions)
+    _check_patterns("--include", include, names)
+    _check_patterns("--exclude", exclude, names)
+    users: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            users.setdefault(id(parameter), []).append(name)
+    first = next((name for name, module in convolutions.items() if isinstance(module, nn.Conv2d)), None)
+    plans = []
+    for name, module in convolutions.items():
+        others = [user for user in users.get(id(module.weight), []) if user != name]
+        reason = _reason(module, first=name == first, tied_to=others[0] if others else None)
+        if include and _matches(name, include):
+            reason = "" if reason.startswith("default: ") else reason
+        elif include and not reason:
+            reason = "not matched by --include"
+        if not reason and _matches(name, exclude):
+            reason = "matched by --exclude"
+        plans.append(LayerPlan(name, _kind(module), reason.removeprefix("default: ")))
+    return tuple(plans)
+
+
+def convert(
+    model: nn.Module,
+    *,
+    family: ShapeFamily,
+    group_out: GroupSize = "all",
+    group_in: GroupSize = 1,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> Conversion:
+    """Return a copy of `model` whose convolutions learn their kernel shapes.
+
+    For learnable families every kernel starts full, so the copy computes the same function bit for bit.
+
+    Args:
+        model: The dense model; it is left alone.
+        family: The shapes to choose from.
+        group_out: Filters that share a shape.
+        group_in: Input channels that share a shape.
+        include: See `plan_conversion`.
+        exclude: See `plan_conversion`.
+
+    Raises:
+        UsageError: A pattern matches no convolution, or a group size is not positive.
+        NothingToDoError: No convolution can be converted.
+    """
+    plans = plan_conversion(model, include=include, exclude=exclude)
+    chosen = [plan.name for plan in plans if plan.converted]
+    if not chosen:
+        reasons = "; ".join(f"{plan.name}: {plan.reason}" for plan in plans[:5]) or "the model has none"
+        raise NothingToDoError(
+            "no convolution was converted",
+            expected="at least one",
+            found=reasons + (f"; and {len(plans) - 5} more" if len(plans) > 5 else ""),
+            fix="name layers with --include, or choose another model",
+        )
+    new = copy.deepcopy(model)
+    convs = named_modules_of(new, nn.Conv2d)
+    layers = {name: LearnableHetConv2d.from_conv2d(convs[name], family, group_out, group_in) for name in chosen}
+    return Conversion(replace_modules_(new, layers), plans)

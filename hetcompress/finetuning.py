@@ -1,0 +1,385 @@
+"""Fine-tune: learn shapes and weights (stage 1), prune to the target, recalibrate, train weights alone (stage 2)."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from hetcompress.budgets import Budget
+from hetcompress.checkpointing import Interruption, load_checkpoint, save_checkpoint
+from hetcompress.cost import layer_macs
+from hetcompress.errors import InputError, NothingToDoError, UsageError
+from hetcompress.evaluation import Accuracy, evaluate
+from hetcompress.learners import LEARNERS, MagnitudeLearner, PenaltyLearner, SensitivityLearner, ShapeLearner
+from hetcompress.nn import HetConv2d, LearnableHetConv2d
+from hetcompress.penalties import PENALTIES
+from hetcompress.pruning import prune, pruned_skeleton
+from hetcompress.recalibration import recalibrate_
+from hetcompress.surgery import named_modules_of
+from hetcompress.training import Trainer, TrainSettings
+
+__all__ = ["Finetuned", "Reporter", "ShapeSettings", "Silent", "TrainingData", "budget_of", "finetune"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ShapeSettings:
+    """How shapes are learned.  Plain values: they are written into the run folder as they are.
+
+    Attributes:
+        density: Target: kept over all weights of the converted layers; or None.
+        mac_ratio: Target: dense over kept MACs of the whole model; or None.
+        method: "sensitivity" or "magnitude" (schedules over scores) or "penalty" (LHC's trained logits).
+        penalty: Of method "penalty": "density" or "macs"; None takes the one that fits the target.
+        stage1: Share of the steps that stage 1 has.
+        ramp: Share of stage 1 over which schedules tighten, or penalty and masks are phased in.
+        every: Steps between two choices of a schedule.
+        recalibration: Batches from which batch-norm statistics are measured after pruning.
+    """
+
+    density: float | None = None
+    mac_ratio: float | None = None
+    method: str = "sensitivity"
+    penalty: str | None = None
+    stage1: float = 0.4
+    ramp: float = 0.9
+    every: int = 16
+    recalibration: int = 40
+
+    def __post_init__(self) -> None:
+        if (self.density is None) == (self.mac_ratio is None):
+            raise UsageError("target", expected="one of --density and --mac-ratio", found="both or none")
+        if not 0 < self.stage1 < 1:
+            raise UsageError("--stage1", expected="a number in (0, 1)", found=str(self.stage1))
+        if not 0 < self.ramp <= 1:
+            raise UsageError("--ramp", expected="a number in (0, 1]", found=str(self.ramp))
+        if self.every < 1 or self.recalibration < 0:
+            raise UsageError("--every and --recalibration", expected="positive integers")
+        LEARNERS[self.method]
+        if self.penalty is not None:
+            unit = PENALTIES[self.penalty].unit
+            option = "--density" if unit == "density" else "--mac-ratio"
+            if (unit == "density") != (self.density is not None):
+                raise UsageError(
+                    f"--penalty {self.penalty}", expected=f"a target given by {option}", fix=f"use {option}"
+                )
+
+
+class TrainingData(Protocol):
+    """What fine-tuning needs of a data source; see `hetcompress.data.DataSource`."""
+
+    train_size: int
+    image_size: tuple[int, int, int]
+
+    def train_batches(
+        self, batch_size: int, *, seed: int, epoch: int, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield augmented training batches."""
+
+    def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield test batches."""
+
+
+class Reporter(Protocol):
+    """Hears how fine-tuning goes on."""
+
+    def measured(self, when: str, accuracy: Accuracy) -> None:
+        """An accuracy was measured."""
+
+    def progressed(self, step: int, total: int, losses: Mapping[str, float]) -> None:
+        """A step was done."""
+
+    def epoch(self, line: Mapping[str, Any]) -> None:
+        """An epoch ended."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line happened."""
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def measured(self, when: str, accuracy: Accuracy) -> None:
+        """Say nothing."""
+
+    def progressed(self, step: int, total: int, losses: Mapping[str, float]) -> None:
+        """Say nothing."""
+
+    def epoch(self, line: Mapping[str, Any]) -> None:
+        """Say nothing."""
+
+    def note(self, text: str) -> None:
+        """Say nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetuned:
+    """A fine-tuned, pruned model.
+
+    Attributes:
+        model: With `HetConv2d` layers, in eval mode, on the CPU.
+        accuracies: What was measured on the way, in order, by its name.
+        epochs: The lines of metrics.jsonl.
+    """
+
+    model: nn.Module
+    accuracies: dict[str, Accuracy]
+    epochs: list[dict[str, Any]]
+
+
+def budget_of(model: nn.Module, shapes: ShapeSettings, image_size: tuple[int, int, int]) -> Budget:
+    """Return the target as a budget of `model`, a converted one."""
+    layers = named_modules_of(model, LearnableHetConv2d)
+    if not layers:
+        raise NothingToDoError("nothing to learn", expected="a converted model", found="no learnable layer")
+    if shapes.density is not None:
+        return Budget.of_density(layers, shapes.density)
+    assert shapes.mac_ratio is not None
+    macs = layer_macs(model, torch.zeros(1, *image_size))
+    positions = {name: macs[name].dense // layer.weight.numel() for name, layer in layers.items()}
+    total = sum(layer.dense for layer in macs.values())
+    return Budget.of_mac_ratio(layers, positions, total, shapes.mac_ratio)
+
+
+def _learner(model: nn.Module, shapes: ShapeSettings, budget: Budget, image_size: tuple[int, int, int]) -> ShapeLearner:
+    layers = named_modules_of(model, LearnableHetConv2d)
+    if shapes.method == "magnitude":
+        return MagnitudeLearner(layers, budget, ramp=shapes.ramp, every=shapes.every)
+    if shapes.method == "sensitivity":
+        return SensitivityLearner(layers, budget, ramp=shapes.ramp, every=shapes.every)
+    macs = layer_macs(model, torch.zeros(1, *image_size))
+    positions = {name: macs[name].dense // layer.weight.numel() for name, layer in layers.items()}
+    penalty = PENALTIES[shapes.penalty or ("density" if shapes.density is not None else "macs")]
+    return PenaltyLearner(layers, penalty(budget.share, positions), warmup=shapes.ramp / 2, calibration=0.1)
+
+
+class _Run:
+    """The state of one fine-tuning run, from its first step or a checkpoint to the end."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        teacher: nn.Module,
+        data: TrainingData,
+        train: TrainSettings,
+        shapes: ShapeSettings,
+        *,
+        checkpoint: Path | None,
+        every: int,
+        fingerprint: str,
+        reporter: Reporter,
+        device: torch.device,
+        interruption: Interruption,
+    ) -> None:
+        self.data, self.train, self.shapes, self.reporter, self.device = data, train, shapes, reporter, device
+        self.checkpoint, self.every, self.fingerprint, self.interruption = checkpoint, every, fingerprint, interruption
+        layout = torch.channels_last if train.channels_last else torch.contiguous_format
+        self.model = copy.deepcopy(model).to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        self.teacher = copy.deepcopy(teacher).to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        self.steps_per_epoch = data.train_size // train.batch_size
+        if self.steps_per_epoch == 0:
+            raise UsageError(
+                "--batch-size", expected=f"at most the {data.train_size} training images", found=str(train.batch_size)
+            )
+        self.total = self.steps_per_epoch * train.epochs
+        if train.max_steps is not None:
+            self.total = min(self.total, train.max_steps)
+        self.learnable = any(layer.family.learnable for layer in named_modules_of(model, LearnableHetConv2d).values())
+        self.boundary = max(1, round(self.total * shapes.stage1)) if self.learnable else 0
+        self.accuracies: dict[str, Accuracy] = {}
+        self.epochs: list[dict[str, Any]] = []
+        self.stage, self.step = (1 if named_modules_of(model, LearnableHetConv2d) else 2), 0
+        self.trainer: Trainer
+        self.learner: ShapeLearner | None = None
+        self.budget = budget_of(self.model, shapes, data.image_size) if self.stage == 1 else None
+        self.epoch_seconds = 0.0
+
+    def measure(self, when: str, model: nn.Module) -> None:
+        """Measure the accuracy of `model` on the test images."""
+        accuracy = evaluate(model, self.data.test_batches(500), device=str(self.device))
+        self.accuracies[when] = accuracy
+        self.reporter.measured(when, accuracy)
+
+    def enter_stage(self, stage: int) -> None:
+        """Build the trainer of a stage around the current model."""
+        self.stage = stage
+        trains = stage == 1 and LEARNERS[self.shapes.method].trains_logits
+        for layer in named_modules_of(self.model, LearnableHetConv2d).values():
+            layer.shape_logits.requires_grad_(trains and layer.family.learnable)
+        self.trainer = Trainer(
+            self.model, self.data, self.train, total_steps=self.total, teacher=self.teacher, device=self.device
+        )
+        if stage == 1:
+            assert self.budget is not None
+            self.learner = _learner(self.model, self.shapes, self.budget, self.data.image_size)
+        else:
+            self.learner = None
+
+    def save(self) -> None:
+        """Write the complete state, so that a later run goes on from here."""
+        if self.checkpoint is None:
+            return
+        save_checkpoint(
+            self.checkpoint,
+            {
+                "fingerprint": self.fingerprint,
+                "stage": self.stage,
+                "step": self.step,
+                "trainer": self.trainer.state_dict(),
+                "learner": self.learner.state_dict() if self.learner is not None else {},
+                "accuracies": {name: dataclasses.asdict(value) for name, value in self.accuracies.items()},
+                "epochs": self.epochs,
+                "epoch_seconds": self.epoch_seconds,
+            },
+        )
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.accuracies = {name: Accuracy(**value) for name, value in state["accuracies"].items()}
+        self.epochs, self.step = list(state["epochs"]), int(state["step"])
+        self.epoch_seconds = float(state["epoch_seconds"])
+        if state["stage"] == 2 and self.stage == 1:
+            self.model = pruned_skeleton(self.model)
+        self.enter_stage(int(state["stage"]))
+        self.trainer.load_state_dict(state["trainer"])
+        if self.learner is not None:
+            self.learner.load_state_dict(state["learner"])
+
+    def after_step(self, step: int) -> None:
+        """Count, report, save and stop where it is due."""
+        self.step = step
+        self.reporter.progressed(step, self.total, self.trainer.losses)
+        if step % self.steps_per_epoch == 0 or step == self.total:
+            self.end_epoch(step)
+        if step % self.every == 0 or self.interruption.requested:
+            self.save()
+        self.interruption.stop_if_requested()
+
+    def end_epoch(self, step: int) -> None:
+        """Write down one epoch."""
+        accuracy = evaluate(self.trainer.best_model, self.data.test_batches(500), device=str(self.device))
+        images = (step - len(self.epochs) * self.steps_per_epoch) * self.train.batch_size
+        seconds, self.epoch_seconds = self.epoch_seconds + self.trainer.seconds, 0.0
+        self.trainer.seconds = 0.0
+        macs = layer_macs(self.model, torch.zeros(1, *self.data.image_size, device=self.device))
+        converted = {**named_modules_of(self.model, LearnableHetConv2d), **named_modules_of(self.model, HetConv2d)}
+        line = {
+            "epoch": len(self.epochs) + 1,
+            "step": step,
+            "stage": self.stage,
+            **{name: round(value, 6) for name, value in self.trainer.losses.items()},
+            "density": sum(macs[n].kept for n in converted) / sum(macs[n].weights for n in converted),
+            "mac_ratio": sum(m.dense for m in macs.values()) / sum(m.effective for m in macs.values()),
+            "accuracy": round(accuracy.percent, 4),
+            "test_loss": round(accuracy.loss, 6),
+            "learning_rate": self.trainer.learning_rate(step - 1),
+            "images_per_second": round(images / max(seconds, 1e-9), 1),
+        }
+        self.epochs.append(line)
+        self.reporter.epoch(line)
+
+    def prune(self) -> None:
+        """Fix the shapes within the budget, then measure batch-norm statistics anew."""
+        assert self.learner is not None
+        assert self.budget is not None
+        if self.trainer.ema is not None:
+            self.model.load_state_dict(self.trainer.ema.module.state_dict())
+        self.measure("after stage 1", self.model)
+        self.model = prune(self.model, self.budget, logits=self.learner.final_logits())
+        self.measure("after pruning", self.model)
+        self.recalibrate()
+        self.measure("after recalibration", self.model)
+
+    def recalibrate(self) -> None:
+        """Measure batch-norm statistics on augmented training images, in an order that is not trained on."""
+        batches = self.data.train_batches(self.train.batch_size, seed=self.train.seed, epoch=self.train.epochs)
+        recalibrate_(
+            self.model,
+            (
+                images.to(self.device)
+                for (images, _), _i in zip(batches, range(self.shapes.recalibration), strict=False)
+            ),
+        )
+
+    def go(self) -> Finetuned:
+        """Run to the end."""
+        if self.stage == 1:
+            if self.step < self.boundary:
+                self.trainer.run(
+                    self.step, self.boundary, stage=(0, self.boundary), hook=self.learner, after_step=self.after_step
+                )
+            self.prune()
+            self.enter_stage(2)
+            self.save()
+        self.trainer.run(
+            self.step, self.total, stage=(self.boundary, self.total), hook=None, after_step=self.after_step
+        )
+        final = self.trainer.best_model
+        self.measure("after stage 2", final)
+        return Finetuned(
+            copy.deepcopy(final).cpu().to(memory_format=torch.contiguous_format).eval(), self.accuracies, self.epochs
+        )  # type: ignore[call-overload]
+
+
+def finetune(
+    model: nn.Module,
+    teacher: nn.Module,
+    data: TrainingData,
+    *,
+    train: TrainSettings,
+    shapes: ShapeSettings,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 200,
+    resume: bool = True,
+    fingerprint: str = "",
+    reporter: Reporter | None = None,
+    device: str = "cpu",
+) -> Finetuned:
+    """Fine-tune a converted model to a target, or train the weights of a pruned one.
+
+    Args:
+        model: With learnable layers: both stages; with `HetConv2d` layers only: stage 2.  Left alone.
+        teacher: The dense source: baseline and, with ``train.distill``, teacher.
+        data: Where images come from.
+        train: How weights are trained.
+        shapes: Target, and how shapes are learned.
+        checkpoint: Where the complete state is kept; None keeps none.
+        checkpoint_every: Steps between two checkpoints.
+        resume: Go on from `checkpoint` if it exists and belongs to the same settings.
+        fingerprint: Identifies the settings and the source; a checkpoint with another one is not taken up.
+        reporter: Hears how it goes.
+        device: Where to train.
+
+    Raises:
+        UsageError: Settings that do not fit the data.
+        InputError: A checkpoint of other settings stands in the way.
+        NothingToDoError: The target cannot be reached.
+        HetCompressError: The loss became infinite or not a number.
+    """
+    torch.manual_seed(train.seed)
+    with Interruption() as interruption:
+        run = _Run(
+            model, teacher, data, train, shapes, checkpoint=checkpoint, every=checkpoint_every, fingerprint=fingerprint,
+            reporter=reporter or Silent(), device=torch.device(device), interruption=interruption,
+        )  # fmt: skip
+        state = load_checkpoint(checkpoint) if checkpoint is not None and resume and checkpoint.exists() else None
+        if state is not None and state["fingerprint"] != fingerprint:
+            raise InputError(
+                f"checkpoint {checkpoint}",
+                expected="one of the same settings",
+                found="one of other settings",
+                fix="pass --resume never to start anew, or the settings of the interrupted run",
+            )
+        if state is not None:
+            run.restore(state)
+            run.reporter.note(f"resumed at step {run.step} of {run.total}")
+        else:
+            run.measure("source", run.teacher)
+            run.measure("converted" if run.stage == 1 else "pruned", run.model)
+            run.enter_stage(run.stage)
+        return run.go()

@@ -1,0 +1,214 @@
+"""How shapes are learned in stage 1: by penalised logits, or by a schedule over scores.
+
+A learner sees the training loop at three points: it may add to the loss, act after the backward pass, and at the end
+say what every shape is worth.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hetcompress.budgets import Budget
+from hetcompress.nn import LearnableHetConv2d
+from hetcompress.penalties import Penalty
+from hetcompress.pruning import allocate
+from hetcompress.registry import Registry
+from hetcompress.schedules import cubic, linear, penalty_weight
+
+__all__ = ["LEARNERS", "MagnitudeLearner", "PenaltyLearner", "SensitivityLearner", "ShapeLearner"]
+
+Layers = Mapping[str, LearnableHetConv2d]
+
+
+class ShapeLearner(abc.ABC):
+    """What stage 1 does beside training the weights."""
+
+    trains_logits: bool
+
+    @abc.abstractmethod
+    def loss(self, progress: float, task_loss: Tensor) -> Tensor | None:
+        """Return what is added to the task loss, or None.
+
+        Args:
+            progress: Steps of stage 1 done over all of them, 0 to 1.
+            task_loss: The loss of this step's batch, 0-d.
+        """
+
+    @abc.abstractmethod
+    def after_backward(self, progress: float, step: int) -> None:
+        """Act on the gradients of this step; `step` counts the steps of stage 1 from 0."""
+
+    @abc.abstractmethod
+    def final_logits(self) -> dict[str, Tensor]:
+        """Return what shapes are worth, for the exact prune."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state that a resumed run needs, tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027  most learners have none
+        """Take up the state of an earlier run."""
+
+
+LEARNERS: Registry[type[ShapeLearner]] = Registry("method")
+
+
+@LEARNERS.register("penalty")
+class PenaltyLearner(ShapeLearner):
+    """LHC's way: logits train with the weights under a penalty; masks are switched on channel by channel.
+
+    Args:
+        layers: The learnable layers.
+        penalty: The penalty, which knows its target.
+        warmup: Share of stage 1 over which penalty and masks are phased in.
+        calibration: Share of stage 1 whose mean task loss scales the penalty (the paper: the first epoch).
+    """
+
+    trains_logits = True
+
+    def __init__(self, layers: Layers, penalty: Penalty, *, warmup: float, calibration: float) -> None:
+        self.layers = layers
+        self.penalty = penalty
+        self.warmup = warmup
+        self.calibration = calibration
+        self.loss_sum, self.loss_count = 0.0, 0
+
+    def loss(self, progress: float, task_loss: Tensor) -> Tensor | None:
+        """Return the weighted penalty; None while the first task loss is being measured."""
+        for layer in self.layers.values():
+            layer.mask_share = linear(progress, self.warmup)
+        if progress < self.calibration or self.loss_count == 0:
+            self.loss_sum += float(task_loss.detach())
+            self.loss_count += 1
+            return None
+        weight = penalty_weight(
+            progress - self.calibration,
+            first_loss=self.loss_sum / self.loss_count,
+            maximum=self.penalty.maximum,
+            warmup=self.warmup,
+        )
+        return weight * self.penalty(self.layers)
+
+    def after_backward(self, progress: float, step: int) -> None:
+        """Do nothing: the optimiser moves the logits."""
+
+    def final_logits(self) -> dict[str, Tensor]:
+        """Return the learned logits."""
+        return {name: layer.shape_logits.detach() for name, layer in self.layers.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the measured task loss."""
+        return {"loss_sum": self.loss_sum, "loss_count": self.loss_count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the measured task loss."""
+        self.loss_sum, self.loss_count = float(state["loss_sum"]), int(state["loss_count"])
+
+
+class _ScheduleLearner(ShapeLearner):
+    """Tighten the budget on a cubic schedule; the shapes worth most at the moment are kept.
+
+    Args:
+        layers: The learnable layers.
+        budget: What may be left at the end.
+        ramp: Share of stage 1 after which the whole budget applies.
+        every: Steps between two choices.
+    """
+
+    trains_logits = False
+
+    def __init__(self, layers: Layers, budget: Budget, *, ramp: float, every: int) -> None:
+        self.layers = layers
+        self.budget = budget
+        self.ramp = ramp
+        self.every = every
+
+    @abc.abstractmethod
+    def scores(self) -> dict[str, Tensor]:
+        """Return what each tap of each channel group is worth now, by layer, non-negative, comparable over layers."""
+
+    def loss(self, progress: float, task_loss: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Return None: nothing is penalised."""
+        return None
+
+    def after_backward(self, progress: float, step: int) -> None:
+        """Choose the shapes anew every `every` steps."""
+        if step % self.every:
+            return
+        masks = allocate(
+            self.layers, self.final_logits(), self.budget.relaxed(cubic(progress, self.ramp)), strict=False
+        )
+        with torch.no_grad():
+            for name, layer in self.layers.items():
+                # the logits of score +1 for kept taps and -1 for others choose exactly this shape
+                layer.shape_logits.copy_(layer.family.logits_of(2 * masks[name] - 1))
+
+    def final_logits(self) -> dict[str, Tensor]:
+        """Return the current scores, written as logits of each layer's family."""
+        scores = self.scores()
+        return {name: layer.family.logits_of(scores[name]) for name, layer in self.layers.items()}
+
+
+@LEARNERS.register("magnitude")
+class MagnitudeLearner(_ScheduleLearner):
+    """The baseline: a tap is worth its mean square weight, relative to its layer's."""
+
+    def scores(self) -> dict[str, Tensor]:
+        """Return mean squares, divided by the layer's mean square."""
+        out = {}
+        for name, layer in self.layers.items():
+            squares = layer.tap_norms().square()
+            out[name] = squares / squares.mean().clamp_min(torch.finfo(squares.dtype).tiny)
+        return out
+
+
+@LEARNERS.register("sensitivity")
+class SensitivityLearner(_ScheduleLearner):
+    """A tap is worth what the loss would change without it, to first order, per unit of cost.
+
+    The score is ``(sum over the group of weight * gradient)^2``, averaged over steps (Molchanov et al., CVPR 2019),
+    which is comparable between layers as it stands.  Taps that are switched off keep being scored and may return.
+    """
+
+    momentum = 0.98
+    warm_steps = 32
+    """Steps before the first choice, so that the averages mean something."""
+
+    def __init__(self, layers: Layers, budget: Budget, *, ramp: float, every: int) -> None:
+        super().__init__(layers, budget, ramp=ramp, every=every)
+        self.averages = {name: torch.zeros_like(layer.group_masks()) for name, layer in layers.items()}
+        for name, layer in layers.items():
+            layer.tap_probe = torch.zeros_like(self.averages[name], requires_grad=True)
+
+    def after_backward(self, progress: float, step: int) -> None:
+        """Take up this step's sensitivities, then choose."""
+        for name, layer in self.layers.items():
+            assert layer.tap_probe is not None
+            if layer.tap_probe.grad is not None:
+                self.averages[name].lerp_(layer.tap_probe.grad.square(), 1 - self.momentum)
+                layer.tap_probe.grad = None
+        if step >= self.warm_steps:
+            super().after_backward(progress, step)
+
+    def scores(self) -> dict[str, Tensor]:
+        """Return the averaged squares per kernel of the group, scaled to a mean of 1 over all layers."""
+        per_kernel = {
+            name: average / self.layers[name].channel_groups.sizes().to(average)[..., None, None]
+            for name, average in self.averages.items()
+        }
+        mean = torch.cat([value.flatten() for value in per_kernel.values()]).mean()
+        return {name: value / mean.clamp_min(torch.finfo(mean.dtype).tiny) for name, value in per_kernel.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the averages."""
+        return {"averages": self.averages}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the averages."""
+        for name, average in self.averages.items():
+            average.copy_(state["averages"][name])

@@ -1,0 +1,185 @@
+"""Prune: choose the kernel shapes under an exact budget, write real zeros, drop the logits.
+
+The choice is a Lagrangian one.  With logits ``E_l`` and a cost ``c_l`` of each kept weight of layer l, every family
+can say which shapes are best at a price (`ShapeFamily.priced`); the price ``lambda * c_l`` is searched by bisection
+until the kept cost meets the budget.  One search over all layers together decides how many weights each of them keeps.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hetcompress.budgets import Budget
+from hetcompress.errors import NothingToDoError
+from hetcompress.nn import HetConv2d, LearnableHetConv2d
+from hetcompress.surgery import named_modules_of, replace_modules_
+
+__all__ = ["allocate", "kept_cost", "prune", "pruned_skeleton"]
+
+TOLERANCE = 0.01
+"""How far, relatively, the kept cost may stay from what was asked."""
+
+BISECTIONS = 60
+FILL_RUNGS = 12
+
+
+Masks = dict[str, Tensor]
+
+
+def kept_cost(layers: Mapping[str, LearnableHetConv2d], masks: Mapping[str, Tensor], budget: Budget) -> float:
+    """Return what the masks keep, in the budget's unit, everything that is not converted included."""
+    return budget.fixed + sum(_layer_cost(layers[name], mask, budget, name) for name, mask in masks.items())
+
+
+def _group_costs(layer: LearnableHetConv2d, mask: Tensor, budget: Budget, name: str) -> Tensor:
+    sizes = layer.channel_groups.sizes().to(device=mask.device, dtype=torch.float64)
+    return mask.sum((-2, -1), dtype=torch.float64) * sizes * budget.unit_costs[name]
+
+
+def _layer_cost(layer: LearnableHetConv2d, mask: Tensor, budget: Budget, name: str) -> float:
+    return float(_group_costs(layer, mask, budget, name).sum())
+
+
+def _shapes_at(layer: LearnableHetConv2d, logits: Tensor, price: float) -> Tensor:
+    size = (layer.kernel_size[0], layer.kernel_size[1])
+    return layer.family.masks(layer.family.priced(logits, price, size), size)
+
+
+def _never_empty(layer: LearnableHetConv2d, logits: Tensor, price: float) -> Tensor:
+    """Return the shapes at `price`, or at the highest price that leaves the layer something."""
+    masks = _shapes_at(layer, logits, price)
+    if bool(masks.any()) or not layer.family.learnable:
+        return masks
+    low, high = -2.0 * float(logits.abs().max()) - 1, price
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if bool(_shapes_at(layer, logits, middle).any()) else (low, middle)
+    return _shapes_at(layer, logits, low)
+
+
+@torch.no_grad()
+def allocate(
+    layers: Mapping[str, LearnableHetConv2d],
+    logits: Mapping[str, Float[Tensor, "o i n"]],
+    budget: Budget,
+    *,
+    strict: bool = True,
+) -> Masks:
+    """Return the kernel shapes of every channel group that are worth most within the budget.
+
+    Args:
+        layers: The learnable layers.
+        logits: What each shape is worth, by layer; comparable between layers.
+        budget: What may be kept.
+        strict: Refuse a budget that cannot be met; otherwise come as near as the channel groups allow.
+
+    Returns:
+        Masks of 0 and 1 by layer, shape (out_groups, in_groups, kh, kw).  A kernel may be empty, a layer not.
+
+    Raises:
+        NothingToDoError: The budget cannot be met within 1 %; the message says what can.
+    """
+    scale = max(budget.unit_costs.values())
+
+    def at(price: float) -> Masks:
+        return {
+            name: _never_empty(layer, logits[name], price * budget.unit_costs[name] / scale)
+            for name, layer in layers.items()
+        }
+
+    bound = 1.0 + 2 * max((float(value.abs().max()) for value in logits.values() if value.numel()), default=0.0)
+    bound *= scale / min(budget.unit_costs.values())
+    low, high = -bound, bound
+    most, least = at(low), at(high)
+    if kept_cost(layers, most, budget) <= budget.kept:
+        chosen = most
+    else:
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            masks = at(middle)
+            if kept_cost(layers, masks, budget) > budget.kept:
+                low, most = middle, masks
+            else:
+                high, least = middle, masks
+        chosen = _filled(layers, least, most, budget)
+        # coarse groups leave a gap that no tie can fill: look for groups that would come next at lower prices
+        for rung in range(1, FILL_RUNGS + 1 if strict else 1):
+            if budget.kept - kept_cost(layers, chosen, budget) <= TOLERANCE / 2 * budget.kept:
+                break
+            chosen = _filled(layers, chosen, at(low - (low + bound) * (rung / FILL_RUNGS) ** 2), budget)
+    if strict:
+        _check_reached(layers, chosen, at(bound), budget)
+    return chosen
+
+
+def _filled(layers: Mapping[str, LearnableHetConv2d], least: Masks, most: Masks, budget: Budget) -> Masks:
+    """Move groups from their shape in `least` to the larger one in `most` while the budget allows it."""
+    room = budget.kept - kept_cost(layers, least, budget)
+    chosen = {name: mask.clone() for name, mask in least.items()}
+    for name, layer in layers.items():
+        extra = _group_costs(layer, most[name], budget, name) - _group_costs(layer, least[name], budget, name)
+        for group in (extra > 0).nonzero().tolist():
+            cost = float(extra[tuple(group)])
+            if cost <= room:
+                chosen[name][tuple(group)] = most[name][tuple(group)]
+                room -= cost
+    return chosen
+
+
+def _check_reached(layers: Mapping[str, LearnableHetConv2d], chosen: Masks, least: Masks, budget: Budget) -> None:
+    kept = kept_cost(layers, chosen, budget)
+    if abs(kept - budget.kept) <= TOLERANCE * budget.kept:
+        return
+    lowest, highest = kept_cost(layers, least, budget), budget.total
+    if budget.unit == "MAC ratio":
+        reachable = (
+            f"MAC ratios {budget.total / highest:.4g} to {budget.total / lowest:.4g}, nearest {budget.total / kept:.4g}"
+        )
+    else:
+        reachable = f"densities {lowest / budget.total:.3g} to 1, nearest {kept / budget.total:.4g}"
+    raise NothingToDoError(
+        f"target {budget} cannot be reached within 1 %",
+        expected=reachable,
+        found=str(budget),
+        fix="choose a reachable target, smaller channel groups (--group-out, --group-in), or convert more layers",
+    )
+
+
+def prune(model: nn.Module, budget: Budget, *, logits: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """Return a copy of `model` whose shapes are fixed and whose kept cost meets the budget.
+
+    Args:
+        model: A converted model; it is left alone.
+        budget: What may be kept.  A family that is not learnable keeps its pattern, whatever the budget.
+        logits: What shapes are worth; by default each layer's own logits.
+
+    Raises:
+        NothingToDoError: The model has no learnable layers, or the budget cannot be met.
+    """
+    layers = named_modules_of(model, LearnableHetConv2d)
+    if not layers:
+        raise NothingToDoError("nothing to prune", expected="a converted model", found="no learnable layer")
+    new = copy.deepcopy(model)
+    if not all(layer.family.learnable for layer in layers.values()):
+        return replace_modules_(new, {name: layer.freeze() for name, layer in layers.items()})
+    masks = allocate(layers, logits or {name: layer.shape_logits.detach() for name, layer in layers.items()}, budget)
+    pruned = {}
+    for name, layer in layers.items():
+        groups = layer.channel_groups
+        pruned[name] = HetConv2d.from_conv2d(layer, masks[name] > 0, groups.group_out, groups.group_in)
+    return replace_modules_(new, pruned)
+
+
+def pruned_skeleton(model: nn.Module) -> nn.Module:
+    """Return a copy with `HetConv2d` layers of full shapes, into which a pruned state dict can be loaded."""
+    pruned = {}
+    for name, layer in named_modules_of(model, LearnableHetConv2d).items():
+        groups = layer.channel_groups
+        everything = torch.ones_like(layer.group_masks(), dtype=torch.bool)
+        pruned[name] = HetConv2d.from_conv2d(layer, everything, groups.group_out, groups.group_in)
+    return replace_modules_(copy.deepcopy(model), pruned)

@@ -1,0 +1,54 @@
+"""Schedules: pure functions of the progress of a run."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["cubic", "learning_rate_factor", "linear", "penalty_weight"]
+
+FINAL_PENALTY = 4.0
+"""LHC's released code ramps the penalty to four times the first epoch's task loss."""
+
+ONE_CYCLE_START = 0.04
+"""First over highest learning rate of the one-cycle schedule (torch's default is 1/25)."""
+
+
+def linear(progress: float, length: float) -> float:
+    """Return 0 at progress 0 and 1 from `length` on."""
+    return 1.0 if length <= 0 else min(1.0, max(0.0, progress / length))
+
+
+def cubic(progress: float, length: float) -> float:
+    """Return 1 - (1 - t)^3, which falls fast at first and gently at the end (Zhu and Gupta, arXiv 1710.01878)."""
+    return 1.0 - (1.0 - linear(progress, length)) ** 3
+
+
+def learning_rate_factor(progress: float, *, sched: str, warmup: float) -> float:
+    """Return the learning rate over its maximum.
+
+    Args:
+        progress: Steps done over all steps, 0 to 1.
+        sched: "cosine" (linear warm-up from 0, then half a cosine to 0), "onecycle" (half a cosine up from 1/25, half a
+            cosine down to 0) or "constant" (after the warm-up).
+        warmup: Share of the run that warms up; where "onecycle" peaks.
+    """
+    if progress < warmup:
+        rise = linear(progress, warmup)
+        if sched == "onecycle":
+            return ONE_CYCLE_START + (1 - ONE_CYCLE_START) * (1 - math.cos(math.pi * rise)) / 2
+        return rise
+    if sched == "constant":
+        return 1.0
+    return (1 + math.cos(math.pi * (progress - warmup) / max(1e-9, 1 - warmup))) / 2
+
+
+def penalty_weight(progress: float, *, first_loss: float, maximum: float, warmup: float) -> float:
+    """Return the penalty's weight: ramped linearly to where its maximum is four times the first task loss.
+
+    Args:
+        progress: Steps of stage 1 since the first task loss is known, over all of them.
+        first_loss: Mean task loss of the first epoch.
+        maximum: Largest value of the penalty.
+        warmup: Share of stage 1 over which the weight rises.
+    """
+    return FINAL_PENALTY * first_loss / maximum * linear(progress, warmup)
