@@ -1,1 +1,64 @@
-"""hetcompress."""
+"""hetcompress makes trained convolutional networks smaller and really faster.
+
+The Python interface is the same five verbs as the command line's, on the same run folder::
+
+    from pathlib import Path
+    import hetcompress as hc
+
+    hc.convert(Path("model.pt"))
+    hc.finetune(data=hc.DataSettings("cifar10"))
+    print(hc.report().mac_ratio_executed)
+    hc.export(("onnx",))
+
+Names are resolved when they are first used, so that importing the package, and `hetcompress --help`, stays fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hetcompress.finetuning import ShapeSettings as ShapeSettings
+    from hetcompress.pipeline import Converted as Converted
+    from hetcompress.pipeline import DataSettings as DataSettings
+    from hetcompress.pipeline import ExportReport as ExportReport
+    from hetcompress.pipeline import Pruned as Pruned
+    from hetcompress.pipeline import Report as Report
+    from hetcompress.pipeline import convert as convert
+    from hetcompress.pipeline import export as export
+    from hetcompress.pipeline import finetune as finetune
+    from hetcompress.pipeline import plan as plan
+    from hetcompress.pipeline import prune as prune
+    from hetcompress.pipeline import report as report
+    from hetcompress.training import TrainSettings as TrainSettings
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "convert": "pipeline",
+    "finetune": "pipeline",
+    "prune": "pipeline",
+    "report": "pipeline",
+    "export": "pipeline",
+    "plan": "pipeline",
+    "DataSettings": "pipeline",
+    "Converted": "pipeline",
+    "Pruned": "pipeline",
+    "Report": "pipeline",
+    "ExportReport": "pipeline",
+    "ShapeSettings": "finetuning",
+    "TrainSettings": "training",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hetcompress' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"hetcompress.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -51,7 +51,7 @@ def _shapes_at(layer: LearnableHetConv2d, logits: Tensor, price: float) -> Tenso
 
 
 def _never_empty(layer: LearnableHetConv2d, logits: Tensor, price: float) -> Tensor:
-    """Return the shapes at `price`, or at the highest price that leaves the layer something."""
+    """Return the shapes at `price`, or the one group that outlives all others at rising prices."""
     masks = _shapes_at(layer, logits, price)
     if bool(masks.any()) or not layer.family.learnable:
         return masks
@@ -59,7 +59,11 @@ def _never_empty(layer: LearnableHetConv2d, logits: Tensor, price: float) -> Ten
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if bool(_shapes_at(layer, logits, middle).any()) else (low, middle)
-    return _shapes_at(layer, logits, low)
+    last = _shapes_at(layer, logits, low)
+    survivor = int(last.any(-1).any(-1).flatten().nonzero()[0])
+    only = torch.zeros_like(last)
+    only.view(-1, *last.shape[-2:])[survivor] = last.view(-1, *last.shape[-2:])[survivor]
+    return only
 
 
 @torch.no_grad()

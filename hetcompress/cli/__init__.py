@@ -1,1 +1,72 @@
-"""Placeholder."""
+"""The command line: parse, one library call, print.  Errors of ours become one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from hetcompress import __version__
+from hetcompress.cli.convert import convert
+from hetcompress.cli.demo import demo
+from hetcompress.cli.export import export
+from hetcompress.cli.finetune import finetune
+from hetcompress.cli.listing import list_all
+from hetcompress.cli.prune import prune
+from hetcompress.cli.report import report
+from hetcompress.errors import HetCompressError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="hetcompress",
+    help="Make trained convolutional networks smaller and really faster.",
+    epilog="Exit codes: 0 ok, 1 failed while running, 2 usage, 3 bad or unsafe input file, 4 nothing to do or target "
+    "unreachable, 5 verification failed, 130/143 stopped by a signal.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hetcompress {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[  # noqa: ARG001  handled by its callback
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Make trained convolutional networks smaller and really faster."""
+
+
+for command, name in (
+    (convert, "convert"),
+    (finetune, "finetune"),
+    (prune, "prune"),
+    (report, "report"),
+    (export, "export"),
+    (demo, "demo"),
+    (list_all, "list"),
+):
+    app.command(name)(command)
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        app()
+    except HetCompressError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # the reader of our output has gone, e.g. `| head`; nothing is wrong
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

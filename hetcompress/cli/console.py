@@ -1,0 +1,126 @@
+"""Everything that is drawn: lines, tables, progress.  Results go to stdout, the rest to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from hetcompress.evaluation import Accuracy
+
+__all__ = ["TrainingProgress", "count", "err", "millions", "out", "print_json", "table"]
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+LINE_SECONDS = 30.0
+"""Where no bar can be drawn, one plain line is printed in this interval."""
+
+
+def count(number: float) -> str:
+    """Return a whole number with thousands separated."""
+    return f"{number:,.0f}"
+
+
+def millions(number: float) -> str:
+    """Return a number in thousands, millions or billions, with its letter."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.2f} {letter}"
+    return f"{number:.0f}"
+
+
+def table(title: str, columns: list[str], rows: list[list[str]], *, numbers_from: int = 1) -> Table:
+    """Return a table whose columns from `numbers_from` on are aligned to the right."""
+    drawn = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        drawn.add_column(column, justify="right" if index >= numbers_from else "left", no_wrap=index < numbers_from)
+    for row in rows:
+        drawn.add_row(*row)
+    return drawn
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            **{field.name: getattr(value, field.name) for field in dataclasses.fields(value)},
+        }
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, set | tuple) else str(value)
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print one object with its schema number."""
+    sys.stdout.write(json.dumps({"schema": 1, **value}, default=_plain, indent=2) + "\n")
+
+
+class TrainingProgress:
+    """Draws fine-tuning: a bar with the time that is left on a terminal, a plain line per interval elsewhere."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._began: tuple[float, int] | None = None
+        self._said = 0.0
+
+    def __enter__(self) -> TrainingProgress:
+        if not self.quiet and err.is_terminal and os.environ.get("TERM") != "dumb":
+            self._bar = Progress(
+                TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                TextColumn("{task.fields[loss]}"), console=err, transient=True,
+            )  # fmt: skip
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            with contextlib.suppress(Exception):
+                self._bar.stop()
+
+    def measured(self, when: str, accuracy: Accuracy) -> None:
+        """Print an accuracy."""
+        if not self.quiet:
+            err.print(f"{accuracy.percent:6.2f} %  {when}")
+
+    def progressed(self, step: int, total: int, losses: Mapping[str, float]) -> None:
+        """Move the bar, or print a line when its time has come."""
+        loss = f"loss {losses['loss']:.3f}"
+        if self._bar is not None:
+            if self._task is None:
+                self._task = self._bar.add_task("train", total=total, completed=step, loss=loss)
+            self._bar.update(self._task, completed=step, loss=loss)
+            return
+        now = time.monotonic()
+        if self._began is None:
+            self._began, self._said = (now, step), now
+        if not self.quiet and now - self._said >= LINE_SECONDS:
+            self._said = now
+            left = (now - self._began[0]) / max(1, step - self._began[1]) * (total - step)
+            err.print(f"step {step} of {total}, {loss}, about {left / 60:.1f} min left")
+
+    def epoch(self, line: Mapping[str, Any]) -> None:
+        """Print one epoch."""
+        if not self.quiet:
+            err.print(
+                f"{line['accuracy']:6.2f} %  epoch {line['epoch']} (stage {line['stage']}): loss {line['loss']:.3f}, "
+                f"MAC ratio {line['mac_ratio']:.2f}, density {line['density']:.3f}, "
+                f"lr {line['learning_rate']:.4f}, {line['images_per_second']:.0f} images/s"
+            )
+
+    def note(self, text: str) -> None:
+        """Print a line."""
+        if not self.quiet:
+            err.print(text)

@@ -1,0 +1,114 @@
+"""``hetcompress convert``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from hetcompress.cli.options import Arch, Json, Run, group_size, key_values
+
+__all__ = ["convert"]
+
+
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="A state dict: .pt, .pth, .th, .bin or .safetensors.")],
+    run: Run = Path("hetrun"),
+    arch: Arch = None,
+    arch_arg: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--arch-arg", metavar="NAME=VALUE", help="Keyword argument of the factory; may be repeated."),
+    ] = None,
+    family: Annotated[str, typer.Option(help="Shape family: free, rigid, centre or hetconv.")] = "free",
+    family_arg: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--family-arg", metavar="NAME=VALUE", help="Argument of the family, such as parts=4."),
+    ] = None,
+    group_out: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="N|all", help="Filters that share a shape [free: 16, hetconv: 1, else all]."),
+    ] = None,
+    group_in: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="N|all", help="Input channels that share a shape [1]."),
+    ] = None,
+    include: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="PATTERN", help="Convert only these layers (shell pattern); may be repeated."),
+    ] = None,
+    exclude: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="PATTERN", help="Leave these layers dense; may be repeated."),
+    ] = None,
+    input_size: Annotated[
+        Optional[tuple[int, int, int]],  # noqa: UP045
+        typer.Option(metavar="C H W", help="Image size, where the architecture does not say."),
+    ] = None,
+    mean: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="A,B,C", help="Mean of the normalisation, one number for each channel."),
+    ] = None,
+    std: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="A,B,C", help="Standard deviation of the normalisation."),
+    ] = None,
+    ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights of the checkpoint.")] = False,
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="Open a pickle that can run code. Only for files you made.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing run.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
+    json_out: Json = False,
+) -> None:
+    """Load a checkpoint and make its convolutions learn the shapes of their kernels.
+
+    Proves that the converted model computes the same function and writes the run folder.
+    """
+    from hetcompress import pipeline
+    from hetcompress.cli import console
+
+    size = tuple(input_size) if input_size else None
+    arguments = key_values("--arch-arg", arch_arg or [])
+    family_arguments = key_values("--family-arg", family_arg or [])
+    groups = group_size("--group-out", group_out), group_size("--group-in", group_in)
+    if dry_run:
+        result = pipeline.plan(
+            checkpoint, arch=arch, arch_arguments=arguments, input_size=size, include=include or [],
+            exclude=exclude or [], trust_pickle=trust_pickle, ema=ema,
+        )  # fmt: skip
+    else:
+        result = pipeline.convert(
+            checkpoint, run=run, arch=arch, arch_arguments=arguments, family=family, family_arguments=family_arguments,
+            group_out=groups[0], group_in=groups[1], include=include or [], exclude=exclude or [], input_size=size,
+            mean=_numbers("--mean", mean), std=_numbers("--std", std), trust_pickle=trust_pickle, ema=ema, force=force,
+        )  # fmt: skip
+    if json_out:
+        console.print_json({"command": "convert", "result": result})
+        return
+    rows = [
+        [layer.name, layer.kind, "converted" if layer.converted else f"stays dense: {layer.reason}"]
+        for layer in result.layers
+    ]
+    console.out.print(console.table("", ["layer", "kind", ""], rows, numbers_from=3))
+    converted = sum(layer.converted for layer in result.layers)
+    console.out.print(
+        f"{result.architecture}: {converted} of {len(result.layers)} convolutions converted, with "
+        f"{result.convertible_macs / result.dense_macs:.1%} of {console.millions(result.dense_macs)} MACs; "
+        f"MAC ratios below {result.highest_mac_ratio:.3g} can be reached"
+    )
+    if result.max_difference is not None:
+        note = "" if result.exact else f"; {family} is a fixed pattern and changes the function until it is fine-tuned"
+        console.out.print(f"largest difference to the source's outputs: {result.max_difference:g}{note}")
+        console.out.print(f"run folder: {result.run}")
+
+
+def _numbers(option: str, text: str | None) -> list[float] | None:
+    from hetcompress.errors import UsageError
+
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(option, expected="numbers separated by commas", found=f"'{text}'") from None

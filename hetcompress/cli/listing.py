@@ -1,0 +1,35 @@
+"""``hetcompress list``."""
+
+from __future__ import annotations
+
+from hetcompress.cli.options import Json
+
+__all__ = ["list_all"]
+
+
+def list_all(json_out: Json = False) -> None:
+    """List architectures, shape families, methods, penalties, lowerings, data sets and export targets."""
+    from hetcompress.cli import console
+    from hetcompress.data import DATA_SOURCES
+    from hetcompress.learners import LEARNERS
+    from hetcompress.lowering import LOWERINGS
+    from hetcompress.models import MODELS
+    from hetcompress.penalties import PENALTIES
+    from hetcompress.shapes import SHAPE_FAMILIES
+    from hetcompress.targets import EXPORT_TARGETS
+
+    architectures = [f"hetcompress:{name}" for name in MODELS]
+    found = {
+        "architectures": [*architectures, "torchvision:NAME", "timm:NAME", "path/file.py:factory", "pkg.mod:factory"],
+        "shape families": list(SHAPE_FAMILIES),
+        "methods": list(LEARNERS),
+        "penalties": list(PENALTIES),
+        "lowerings": list(LOWERINGS),
+        "data sets": list(DATA_SOURCES),
+        "export targets": list(EXPORT_TARGETS),
+    }
+    if json_out:
+        console.print_json({"command": "list", "result": found})
+        return
+    for kind, names in found.items():
+        console.out.print(f"{kind}: {', '.join(names)}")

@@ -1,0 +1,70 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from hetcompress.errors import UsageError
+
+__all__ = ["Arch", "Data", "DataRoot", "Download", "Json", "Quiet", "Run", "group_size", "key_values"]
+
+# typer reads Optional[...] on every supported Python
+Run = Annotated[Path, typer.Option("--run", envvar="HETCOMPRESS_RUN", help="The run folder.", metavar="DIR")]
+Arch = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--arch",
+        envvar="HETCOMPRESS_ARCH",
+        metavar="SPEC",
+        help="What builds the model: hetcompress:resnet20, torchvision:resnet34, timm:NAME, path/file.py:factory or "
+        "pkg.mod:factory.",
+    ),
+]
+Data = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--data", metavar="NAME", help="cifar10, cifar100, digits or imagefolder."),
+]
+DataRoot = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--data-root", "--data-dir", "--data-path", metavar="DIR", help="Its folder [HETCOMPRESS_DATA, then ./data]."
+    ),
+]
+Download = Annotated[bool, typer.Option("--download", help="Fetch the data if it is not there.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")]
+
+
+def group_size(option: str, text: str | None) -> int | Any:
+    """Read a channel-group size: a number, "all", or nothing.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    if text is None or text == "all":
+        return text
+    if not text.isdigit() or int(text) < 1:
+        raise UsageError(option, expected="a number of at least 1, or 'all'", found=f"'{text}'")
+    return int(text)
+
+
+def key_values(option: str, texts: list[str]) -> dict[str, Any]:
+    """Read ``name=value`` options; a value is read as JSON where it is JSON, and is text otherwise.
+
+    Raises:
+        UsageError: There is no equals sign.
+    """
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            raise UsageError(option, expected="name=value", found=f"'{text}'")
+        try:
+            values[name] = json.loads(value)
+        except ValueError:
+            values[name] = value
+    return values

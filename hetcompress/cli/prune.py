@@ -1,0 +1,44 @@
+"""``hetcompress prune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from hetcompress.cli.options import Arch, Json, Run
+
+__all__ = ["prune"]
+
+
+def prune(
+    run: Run = Path("hetrun"),
+    density: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Target: kept over all weights of the converted layers."),
+    ] = None,
+    mac_ratio: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Target: dense over kept MACs of the whole model."),
+    ] = None,
+    random: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(metavar="SEED", help="Choose shapes at random, for experiments."),
+    ] = None,
+    arch: Arch = None,
+    json_out: Json = False,
+) -> None:
+    """Fix the shapes by the magnitude of the weights, without training.
+
+    Accuracy suffers; `hetcompress finetune --stage fine` trains what is left.
+    """
+    from hetcompress import pipeline
+    from hetcompress.cli import console
+
+    result = pipeline.prune(run, density=density, mac_ratio=mac_ratio, arch=arch, random=random)
+    if json_out:
+        console.print_json({"command": "prune", "result": result})
+        return
+    console.out.print(f"density {result.density:.4f}, MAC ratio {result.mac_ratio:.3f} (effective)")
+    console.out.print("not trained: run `hetcompress finetune --stage fine --data NAME` to recover accuracy")

@@ -1,0 +1,184 @@
+"""Models as graphs: torch's traced program, the ONNX bytes made from it, and the session that runs those.
+
+The dense original and the compact model go through the very same code, so that sizes and times compare.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hetcompress import __version__
+from hetcompress.errors import HetCompressError, InputError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+__all__ = ["ONNX_OPSET", "evaluating", "onnx_bytes", "ort_session", "quiet", "readable", "trace"]
+
+ONNX_OPSET = 20
+"""Of every file written: what torch's exporter emits without conversion, and onnxruntime runs since 1.17."""
+
+LARGEST_ONNX = 2**31 - 2**24
+"""Bytes of weights in one file: protobuf ends at 2 GiB, and the graph itself takes some."""
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the warnings and log lines of libraries; errors stay exceptions."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Put a model in eval mode without gradients, and every module back into its own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad():
+            yield model.eval()
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextlib.contextmanager
+def readable(path: Path | str) -> Iterator[None]:
+    """Turn whatever a library raises about a broken file into an `InputError` that names the file."""
+    try:
+        yield
+    except HetCompressError:
+        raise
+    except Exception as error:  # noqa: BLE001  the readers' exceptions have no base class in common
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise InputError(f"file {path}", expected="a model that can be opened", found=lines[0]) from None
+
+
+def trace(model: nn.Module, example: Float[Tensor, "n c h w"]) -> torch.export.ExportedProgram:
+    """Trace a model in eval mode with a free batch size.
+
+    Args:
+        model: Takes one tensor and returns one; on the CPU.
+        example: A batch of any size; only its shape and type matter.
+
+    Raises:
+        HetCompressError: torch cannot trace the model, or its graph holds for one batch size only.
+    """
+    # a batch of 1 would be traced as the constant 1
+    pair = torch.zeros((2, *example.shape[1:]), dtype=example.dtype)
+    batch = torch.export.Dim("batch")
+    try:
+        with quiet(), evaluating(model):
+            return torch.export.export(model, (pair,), dynamic_shapes=({0: batch},), strict=False)
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+        raise HetCompressError(
+            f"model {type(model).__name__}",
+            expected="one that torch.export can trace with a free batch size",
+            found=(str(error).strip().splitlines() or [type(error).__name__])[0],
+            fix="look for code in its forward that depends on values or on the batch size",
+        ) from error
+
+
+def onnx_bytes(model: nn.Module, example: Float[Tensor, "n c h w"]) -> bytes:
+    """Return a model as one checked ONNX file with input "input", output "logits" and a free batch size.
+
+    Stack traces, notes of the exporter and shapes of intermediate values, which `onnx.shape_inference` finds again,
+    are left out: they tell of the machine and can outweigh the weights of a compact model.
+
+    Args:
+        model: Takes one tensor and returns one; on the CPU.
+        example: A batch of any size; only its shape and type matter.
+
+    Raises:
+        InputError: The weights do not fit one file.
+        HetCompressError: The model cannot be traced or has an operator that ONNX lacks.
+    """
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    if weights > LARGEST_ONNX:
+        raise InputError(
+            f"model {type(model).__name__}",
+            expected=f"at most {LARGEST_ONNX / 1e9:.3g} GB of weights, as ONNX takes in one file",
+            found=f"{weights / 1e9:.3g} GB",
+            fix="export it as pt2 or safetensors",
+        )
+    return _serialized(_onnx_program(model, example))
+
+
+def _onnx_program(model: nn.Module, example: Tensor) -> torch.onnx.ONNXProgram:
+    program = trace(model, example)
+    try:
+        with quiet():
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                external_data=False,
+                opset_version=ONNX_OPSET,
+                input_names=["input"],
+                output_names=["logits"],
+                verbose=False,
+            )
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise HetCompressError(
+            f"model {type(model).__name__}",
+            expected="operators that ONNX has",
+            found=(str(error).strip().splitlines() or [type(error).__name__])[0],
+            fix="export it as pt2",
+        ) from error
+    assert exported is not None
+    return exported
+
+
+def _serialized(program: torch.onnx.ONNXProgram) -> bytes:
+    import onnx
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    ClearMetadataAndDocStringPass()(program.model)
+    proto = program.model_proto
+    graph = proto.graph
+    graph.ClearField("value_info")
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        value.ClearField("metadata_props")  # which the pass leaves on values
+        value.ClearField("doc_string")
+    onnx.helper.set_model_props(proto, {"hetcompress": __version__})
+    onnx.checker.check_model(proto, full_check=True)
+    data: bytes = proto.SerializeToString()
+    return data
+
+
+def ort_session(source: Path | str | bytes, threads: int | None = None) -> onnxruntime.InferenceSession:
+    """Open an ONNX model in onnxruntime on the CPU, fully optimised, its operators one after another.
+
+    Args:
+        source: A file, or its bytes.
+        threads: Threads inside an operator; None leaves it to onnxruntime (one for each core).
+
+    Raises:
+        InputError: It is no model that onnxruntime can open.
+    """
+    import onnxruntime
+
+    options: Any = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3  # errors
+    # between two runs the workers of a session spin, and would steal the cores of the one measured next
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    with readable("of bytes" if isinstance(source, bytes) else source):
+        data = source if isinstance(source, bytes) else str(source)
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

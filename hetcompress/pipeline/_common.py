@@ -1,0 +1,144 @@
+"""What several verbs share: data settings, opening a run's data, writing down a pruned model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hetcompress.artifacts import RunFolder
+from hetcompress.cost import layer_macs
+from hetcompress.data import Augmentation, DataSource, open_data
+from hetcompress.errors import InputError
+from hetcompress.evaluation import Accuracy
+from hetcompress.finetuning import Finetuned
+from hetcompress.models import InputSpec
+from hetcompress.nn import HetConv2d
+from hetcompress.surgery import named_modules_of
+
+__all__ = ["DataSettings", "Pruned", "check_classes", "finish", "kept_of", "open_run_data", "random_images"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """Which data, and how images are augmented.
+
+    Attributes:
+        name: A registered data source.
+        root: Its folder; None looks at HETCOMPRESS_DATA, then ./data.
+        download: Fetch it if it is not there.
+        workers: Processes that decode images, for sources that do not fit memory.
+        crop_padding: Pixels of padding before a random crop; None takes the source's own default, as do the next two.
+        flip: Mirror half of the images.
+        cutout: Side of a blanked square; 0 for none.
+    """
+
+    name: str
+    root: Path | None = None
+    download: bool = False
+    workers: int = 2
+    crop_padding: int | None = None
+    flip: bool | None = None
+    cutout: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {**dataclasses.asdict(self), "root": None if self.root is None else str(self.root)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> DataSettings:
+        """Build settings from what `to_json` returned; nothing is downloaded without being asked again."""
+        root = values["root"]
+        return cls(**{**values, "root": None if root is None else Path(root), "download": False})
+
+
+@dataclasses.dataclass(frozen=True)
+class Pruned:
+    """What `finetune` or `prune` left in the run folder.
+
+    Attributes:
+        run: The run folder.
+        density: Kept over all weights of the converted layers.
+        mac_ratio: Dense over effective MACs of the whole model.
+        accuracies: What was measured, in order (empty without data).
+    """
+
+    run: Path
+    density: float
+    mac_ratio: float
+    accuracies: dict[str, Accuracy]
+
+
+def random_images(spec: InputSpec, count: int = 2) -> torch.Tensor:
+    """Return seeded random images as the model expects them, shape (count, channels, height, width)."""
+    return torch.randn(count, *spec.size, generator=torch.Generator().manual_seed(0))
+
+
+def open_run_data(run: RunFolder, data: DataSettings) -> DataSource:
+    """Open the data with the size and normalisation of the run's model, and check the number of classes."""
+    spec = run.input_spec
+    chosen = {
+        name: value
+        for name, value in (("crop_padding", data.crop_padding), ("flip", data.flip), ("cutout", data.cutout))
+        if value is not None
+    }
+    source = open_data(
+        data.name,
+        root=data.root,
+        download=data.download,
+        mean=spec.mean,
+        std=spec.std,
+        image_size=spec.size,
+        augment=Augmentation(**chosen) if chosen else None,
+        workers=data.workers,
+    )
+    if tuple(source.image_size) != tuple(spec.size):
+        raise InputError(
+            f"data {data.name}", expected=f"images of size {spec.size}, as the model takes", found=str(source.image_size),
+            fix="choose the data that the model was trained on",
+        )  # fmt: skip
+    return source
+
+
+@torch.no_grad()
+def check_classes(model: nn.Module, source: DataSource, spec: InputSpec) -> None:
+    """Refuse data whose number of classes is not that of the model.
+
+    Raises:
+        InputError: The numbers differ.
+    """
+    outputs = model.eval()(random_images(spec)).shape[1]
+    if outputs != len(source.classes):
+        raise InputError(
+            f"data {source.name}", expected=f"{outputs} classes, as the model has", found=f"{len(source.classes)} classes",
+            fix="choose the data that the model was trained on",
+        )  # fmt: skip
+
+
+def finish(folder: RunFolder, stage: str, settings: Mapping[str, Any], result: Finetuned) -> Pruned:
+    """Write a pruned model and what led to it into the run folder."""
+    folder.save_pruned(result.model)
+    folder.discard_results()
+    density, ratio = kept_of(result.model, folder.input_spec)
+    results = {
+        **settings,
+        "density": density,
+        "mac_ratio": ratio,
+        "accuracies": {name: dataclasses.asdict(value) for name, value in result.accuracies.items()},
+    }
+    folder.record(stage, results)
+    # the state has done its duty; a later finetune of the same settings starts anew
+    folder.checkpoint.unlink(missing_ok=True)
+    return Pruned(folder.path, density, ratio, result.accuracies)
+
+
+def kept_of(model: nn.Module, spec: InputSpec) -> tuple[float, float]:
+    """Return density and effective MAC ratio of a pruned model."""
+    macs = layer_macs(model, random_images(spec, 1))
+    layers = named_modules_of(model, HetConv2d)
+    density = sum(macs[name].kept for name in layers) / sum(macs[name].weights for name in layers)
+    return density, sum(m.dense for m in macs.values()) / sum(m.effective for m in macs.values())

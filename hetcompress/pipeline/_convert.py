@@ -1,0 +1,230 @@
+"""The verb convert."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hetcompress import __version__
+from hetcompress.artifacts import RunFolder, check_free
+from hetcompress.conversion import LayerPlan, plan_conversion
+from hetcompress.conversion import convert as convert_model
+from hetcompress.cost import layer_macs
+from hetcompress.errors import UsageError, VerificationError
+from hetcompress.models import InputSpec, LoadedModel, load_model
+from hetcompress.nn import GroupSize
+from hetcompress.pipeline._common import random_images
+from hetcompress.shapes import build_family
+
+__all__ = ["Converted", "convert", "plan"]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """What `convert` did, or with ``dry_run`` would do.
+
+    Attributes:
+        run: The run folder; None for a dry run.
+        architecture: The spec that was given or found.
+        layers: Every convolution and what happens to it.
+        dense_macs: MACs of the model on one image.
+        convertible_macs: MACs of the layers that are converted.
+        parameters: Parameters of the dense model.
+        max_difference: Largest difference of an output between source and converted model on random input; None for a
+            dry run.
+        exact: Whether the family promises a difference of 0.
+    """
+
+    run: Path | None
+    architecture: str
+    layers: tuple[LayerPlan, ...]
+    dense_macs: int
+    convertible_macs: int
+    parameters: int
+    max_difference: float | None
+    exact: bool
+
+    @property
+    def highest_mac_ratio(self) -> float:
+        """The MAC ratio if nothing of the converted layers were kept; a bound that no real net reaches."""
+        rest = self.dense_macs - self.convertible_macs
+        return self.dense_macs / rest if rest else float("inf")
+
+
+def _input_spec(
+    loaded: LoadedModel, size: tuple[int, int, int] | None, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> InputSpec:
+    known = loaded.input_spec
+    if size is None and known is None:
+        raise UsageError(
+            "--input-size", expected="the image size of this model", found=f"none known for {loaded.architecture.spec}",
+            fix="pass --input-size CHANNELS HEIGHT WIDTH, and --mean and --std if they are not ImageNet's",
+        )  # fmt: skip
+    size = size or known.size  # type: ignore[union-attr]
+    channels = size[0]
+    mean = tuple(mean) if mean else (known.mean if known else IMAGENET_MEAN)
+    std = tuple(std) if std else (known.std if known else IMAGENET_STD)
+    for option, values in (("--mean", mean), ("--std", std)):
+        if len(values) != channels:
+            raise UsageError(option, expected=f"{channels} numbers, one for each channel", found=str(len(values)))
+    if min(std) <= 0 or min(size) < 1:
+        raise UsageError("--std and --input-size", expected="positive numbers", found=f"{std} and {size}")
+    return InputSpec(size, mean, std)
+
+
+@torch.no_grad()
+def _largest_difference(source: nn.Module, other: nn.Module, images: torch.Tensor, arch: str) -> float:
+    try:
+        expected = source.eval()(images)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise UsageError(
+            f"model {arch}", expected=f"a forward pass on images of shape {tuple(images.shape)}",
+            found=str(error).splitlines()[0], fix="pass the right --input-size",
+        ) from None  # fmt: skip
+    if not isinstance(expected, torch.Tensor) or expected.ndim != 2:
+        found = f"shape {tuple(expected.shape)}" if isinstance(expected, torch.Tensor) else type(expected).__name__
+        raise UsageError(f"model {arch}", expected="class scores of shape (images, classes)", found=found)
+    return float((expected - other.eval()(images)).abs().max())
+
+
+def plan(
+    checkpoint: Path,
+    *,
+    arch: str | None = None,
+    arch_arguments: Mapping[str, Any] | None = None,
+    input_size: tuple[int, int, int] | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    trust_pickle: bool = False,
+    ema: bool = False,
+) -> Converted:
+    """Say what `convert` would do, and write nothing."""
+    loaded = load_model(checkpoint, arch=arch, arguments=arch_arguments, trust_pickle=trust_pickle, prefer_ema=ema)
+    spec = _input_spec(loaded, input_size, None, None)
+    layers = plan_conversion(loaded.model, include=include, exclude=exclude)
+    return _converted(None, loaded, spec, layers, difference=None, exact=True)
+
+
+def _converted(
+    run: Path | None,
+    loaded: LoadedModel,
+    spec: InputSpec,
+    layers: tuple[LayerPlan, ...],
+    *,
+    difference: float | None,
+    exact: bool,
+) -> Converted:
+    macs = layer_macs(loaded.model, random_images(spec, 1))
+    chosen = {layer.name for layer in layers if layer.converted}
+    return Converted(
+        run,
+        loaded.architecture.spec,
+        layers,
+        sum(layer.dense for layer in macs.values()),
+        sum(layer.dense for name, layer in macs.items() if name in chosen),
+        sum(parameter.numel() for parameter in loaded.model.parameters()),
+        difference,
+        exact,
+    )
+
+
+def convert(
+    checkpoint: Path,
+    *,
+    run: Path = Path("hetrun"),
+    arch: str | None = None,
+    arch_arguments: Mapping[str, Any] | None = None,
+    family: str = "free",
+    family_arguments: Mapping[str, Any] | None = None,
+    group_out: GroupSize | None = None,
+    group_in: GroupSize | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    input_size: tuple[int, int, int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    trust_pickle: bool = False,
+    ema: bool = False,
+    force: bool = False,
+) -> Converted:
+    """Load a checkpoint, convert its convolutions, prove that the function stayed the same, write the run folder.
+
+    Args:
+        checkpoint: A state dict: .pt, .pth, .th, .bin or .safetensors.
+        run: The run folder to make.
+        arch: What builds the model ("torchvision:resnet34", "path/file.py:factory"); None finds it.
+        arch_arguments: Keyword arguments of the factory.
+        family: A registered shape family.
+        family_arguments: Its keyword arguments.
+        group_out: Filters that share a shape; None takes the family's habit.
+        group_in: Input channels that share a shape; None takes the family's habit.
+        include: Patterns of layers to convert.
+        exclude: Patterns of layers to leave dense.
+        input_size: Channels, height, width of an image, where the architecture does not say.
+        mean: Of the normalisation, one number for each channel.
+        std: Of the normalisation.
+        trust_pickle: Open a pickle that runs code.
+        ema: Take the averaged weights of the checkpoint.
+        force: Replace an existing run.
+
+    Raises:
+        UsageError: Options that make no sense.
+        InputError: The checkpoint is missing, broken, unsafe or does not fit.
+        NothingToDoError: No layer can be converted.
+        VerificationError: The converted model computes something else.
+    """
+    check_free(run, force=force)
+    shapes = build_family(family, family_arguments)
+    group_out, group_in = _group_sizes(family, group_out, group_in)
+    loaded = load_model(checkpoint, arch=arch, arguments=arch_arguments, trust_pickle=trust_pickle, prefer_ema=ema)
+    spec = _input_spec(loaded, input_size, mean, std)
+    conversion = convert_model(
+        loaded.model, family=shapes, group_out=group_out, group_in=group_in, include=include, exclude=exclude
+    )
+    difference = _largest_difference(loaded.model, conversion.model, random_images(spec), loaded.architecture.spec)
+    if shapes.learnable and difference != 0:
+        raise VerificationError("convert", expected="the same outputs", found=f"a largest difference of {difference:g}")
+    manifest = {
+        "hetcompress": __version__,
+        "source": {"file": checkpoint.name, "bytes": checkpoint.stat().st_size, "sha256": loaded.sha256},
+        "architecture": {"spec": loaded.architecture.spec, "arguments": dict(loaded.architecture.arguments)},
+        "input": dataclasses.asdict(spec),
+        "conversion": {
+            "family": family,
+            "family_arguments": shapes.arguments(),
+            "group_out": group_out,
+            "group_in": group_in,
+            "layers": [layer.name for layer in conversion.layers if layer.converted],
+        },
+        "stages": {
+            "convert": {
+                "max_difference": difference,
+                "kept_dense": {layer.name: layer.reason for layer in conversion.layers if not layer.converted},
+            }
+        },
+    }
+    RunFolder.create(run, manifest, loaded.model, conversion.model, force=force)
+    return _converted(run, loaded, spec, conversion.layers, difference=difference, exact=shapes.learnable)
+
+
+def _group_sizes(family: str, group_out: GroupSize | None, group_in: GroupSize | None) -> tuple[GroupSize, GroupSize]:
+    """Return the channel groups of a family where the user names none.
+
+    ``free`` shapes go with one input channel and 16 filters, an AVX-512 register: the grain that keeps the accuracy;
+    libraries with one input channel and all filters, which stock operators execute; HetConv's comb with single kernels.
+    """
+    if family == "hetconv":
+        if group_out not in (None, 1) or group_in not in (None, 1):
+            raise UsageError(
+                "--group-out and --group-in", expected="1 for the hetconv family", found=f"{group_out}, {group_in}"
+            )
+        return 1, 1
+    habit: tuple[GroupSize, GroupSize] = (16, 1) if family == "free" else ("all", 1)
+    return group_out or habit[0], group_in or habit[1]

@@ -1,0 +1,119 @@
+"""The verb finetune."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hetcompress.artifacts import RunFolder
+from hetcompress.errors import UsageError
+from hetcompress.files import write_text
+from hetcompress.finetuning import Reporter, ShapeSettings, Silent
+from hetcompress.finetuning import finetune as finetune_model
+from hetcompress.pipeline._common import DataSettings, Pruned, check_classes, finish, open_run_data
+from hetcompress.training import TrainSettings
+
+__all__ = ["DEFAULT_MAC_RATIO", "finetune"]
+
+DEFAULT_MAC_RATIO = 2.05
+"""The target when none is given."""
+
+
+def finetune(
+    run: Path = Path("hetrun"),
+    *,
+    data: DataSettings,
+    train: TrainSettings | None = None,
+    shapes: ShapeSettings | None = None,
+    arch: str | None = None,
+    stage: str = "both",
+    resume: str = "auto",
+    checkpoint_every: int = 200,
+    device: str = "auto",
+    reporter: Reporter | None = None,
+) -> Pruned:
+    """Learn shapes and weights towards the target, prune exactly, recalibrate, train the weights alone.
+
+    Args:
+        run: The run folder.
+        data: Where images come from.
+        train: How weights are trained.
+        shapes: The target, and how shapes are learned; by default MAC ratio 2.05.
+        arch: The user's own factory, where the run was made with one.
+        stage: "both", or "fine": train the weights of what `prune` left.
+        resume: "auto" goes on from a checkpoint of the same settings; "never" starts anew.
+        checkpoint_every: Steps between two checkpoints.
+        device: "auto", "cpu" or "cuda".
+        reporter: Hears how it goes.
+
+    Raises:
+        HetCompressError: Of every kind that `hetcompress.errors` lists.
+    """
+    if stage not in ("both", "fine") or resume not in ("auto", "never"):
+        raise UsageError("--stage and --resume", expected="both or fine, auto or never", found=f"{stage}, {resume}")
+    train = train or TrainSettings()
+    shapes = shapes or ShapeSettings(mac_ratio=DEFAULT_MAC_RATIO)
+    folder = RunFolder.open(run, factory=arch)
+    source = open_run_data(folder, data)
+    model = folder.pruned_model() if stage == "fine" else folder.converted_model()
+    teacher = folder.dense_model()
+    check_classes(teacher, source, folder.input_spec)
+    settings = {
+        "data": data.to_json(),
+        "train": dataclasses.asdict(train),
+        "shapes": dataclasses.asdict(shapes),
+        "stage": stage,
+    }
+    weights = folder.pruned if stage == "fine" else folder.path / "converted.safetensors"
+    result = finetune_model(
+        model,
+        teacher,
+        source,
+        train=train,
+        shapes=shapes,
+        checkpoint=folder.checkpoint,
+        checkpoint_every=checkpoint_every,
+        resume=resume == "auto",
+        fingerprint=_fingerprint(settings, weights),
+        reporter=_Recording(folder.metrics, reporter or Silent()),
+        device=_device(device),
+    )
+    return finish(folder, "finetune", {**settings, "test_note": source.test_note}, result)
+
+
+def _fingerprint(settings: Mapping[str, Any], weights: Path) -> str:
+    """Identify what a checkpoint belongs to: the settings, and the weights it started from (their file's size and time)."""
+    facts = weights.stat()
+    text = json.dumps({**settings, "weights": [facts.st_size, facts.st_mtime_ns]}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError("--device", expected="cpu or auto on this machine", found=name, fix="use --device cpu")
+    if name not in ("cpu", "cuda"):
+        raise UsageError("--device", expected="auto, cpu or cuda", found=name)
+    return name
+
+
+class _Recording:
+    """Writes metrics.jsonl beside telling another reporter."""
+
+    def __init__(self, path: Path, inner: Reporter) -> None:
+        self.path, self.inner = path, inner
+        self.measured, self.progressed, self.note = inner.measured, inner.progressed, inner.note
+
+    def epoch(self, line: Mapping[str, Any]) -> None:
+        """Write the line in the place of its epoch: a resumed run takes over from the lines of its checkpoint."""
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        kept = lines[: int(line["epoch"]) - 1]
+        write_text(self.path, "\n".join([*kept, json.dumps(dict(line))]) + "\n")
+        self.inner.epoch(line)

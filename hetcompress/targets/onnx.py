@@ -1,0 +1,38 @@
+"""ONNX, run by onnxruntime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hetcompress.graphs import ONNX_OPSET, onnx_bytes, ort_session
+from hetcompress.targets.base import EXPORT_TARGETS, ExportTarget, Runner
+
+__all__ = ["OnnxTarget"]
+
+
+@EXPORT_TARGETS.register("onnx")
+class OnnxTarget(ExportTarget):
+    """One file with a free batch size, input "input" and output "logits"."""
+
+    name = "onnx"
+    suffix = ".onnx"
+
+    def write(self, model: nn.Module, example: Float[Tensor, "n c h w"], path: Path) -> dict[str, Any]:
+        """See `ExportTarget.write`."""
+        path.write_bytes(onnx_bytes(model, example))
+        return {"opset": ONNX_OPSET, "input": "input", "output": "logits", "batch": "any"}
+
+    def open(self, path: Path, _structure: nn.Module | None = None, /) -> Runner:
+        """See `ExportTarget.open`."""
+        session = ort_session(path)
+        name = session.get_inputs()[0].name
+
+        def run(images: Tensor) -> Tensor:
+            return torch.from_numpy(session.run(None, {name: images.numpy()})[0])
+
+        return run
