@@ -51,7 +51,22 @@ _HOMES = {
     "TrainSettings": "training",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "Converted",
+    "DataSettings",
+    "ExportReport",
+    "Pruned",
+    "Report",
+    "ShapeSettings",
+    "TrainSettings",
+    "__version__",
+    "convert",
+    "export",
+    "finetune",
+    "plan",
+    "prune",
+    "report",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -35,6 +35,12 @@ class Machine:
     torch: str
     onnxruntime: str
 
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        flags = " ".join(self.flags)
+        return f"{self.cpu} ({self.cores} cores, {flags}), torch {self.torch}, onnxruntime {self.onnxruntime}"
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         return {**dataclasses.asdict(self), "flags": list(self.flags)}

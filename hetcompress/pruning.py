@@ -24,6 +24,9 @@ __all__ = ["allocate", "kept_cost", "prune", "pruned_skeleton"]
 TOLERANCE = 0.01
 """How far, relatively, the kept cost may stay from what was asked."""
 
+CLOSE = 0.999
+"""A kept cost above this share of the budget needs no further search."""
+
 BISECTIONS = 60
 FILL_RUNGS = 12
 
@@ -50,19 +53,17 @@ def _shapes_at(layer: LearnableHetConv2d, logits: Tensor, price: float) -> Tenso
     return layer.family.masks(layer.family.priced(logits, price, size), size)
 
 
-def _never_empty(layer: LearnableHetConv2d, logits: Tensor, price: float) -> Tensor:
-    """Return the shapes at `price`, or the one group that outlives all others at rising prices."""
-    masks = _shapes_at(layer, logits, price)
-    if bool(masks.any()) or not layer.family.learnable:
-        return masks
-    low, high = -2.0 * float(logits.abs().max()) - 1, price
+def _survivor(layer: LearnableHetConv2d, logits: Tensor) -> Tensor:
+    """Return the shapes of a layer of which only the group is left that outlives all others at rising prices."""
+    bound = 2.0 * float(logits.abs().max()) + 1
+    low, high = -bound, bound
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if bool(_shapes_at(layer, logits, middle).any()) else (low, middle)
     last = _shapes_at(layer, logits, low)
-    survivor = int(last.any(-1).any(-1).flatten().nonzero()[0])
+    first = int(last.flatten(2).any(-1).flatten().nonzero()[0])
     only = torch.zeros_like(last)
-    only.view(-1, *last.shape[-2:])[survivor] = last.view(-1, *last.shape[-2:])[survivor]
+    only.flatten(0, 1)[first] = last.flatten(0, 1)[first]
     return only
 
 
@@ -90,32 +91,39 @@ def allocate(
     """
     scale = max(budget.unit_costs.values())
 
+    survivors: Masks = {}
+
     def at(price: float) -> Masks:
-        return {
-            name: _never_empty(layer, logits[name], price * budget.unit_costs[name] / scale)
-            for name, layer in layers.items()
-        }
+        masks = {}
+        for name, layer in layers.items():
+            masks[name] = _shapes_at(layer, logits[name], price * budget.unit_costs[name] / scale)
+            if layer.family.learnable and not bool(masks[name].any()):
+                if name not in survivors:
+                    survivors[name] = _survivor(layer, logits[name])
+                masks[name] = survivors[name]
+        return masks
 
     bound = 1.0 + 2 * max((float(value.abs().max()) for value in logits.values() if value.numel()), default=0.0)
     bound *= scale / min(budget.unit_costs.values())
     low, high = -bound, bound
     most, least = at(low), at(high)
-    if kept_cost(layers, most, budget) <= budget.kept:
-        chosen = most
-    else:
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2
-            masks = at(middle)
-            if kept_cost(layers, masks, budget) > budget.kept:
-                low, most = middle, masks
-            else:
-                high, least = middle, masks
-        chosen = _filled(layers, least, most, budget)
-        # coarse groups leave a gap that no tie can fill: look for groups that would come next at lower prices
-        for rung in range(1, FILL_RUNGS + 1 if strict else 1):
-            if budget.kept - kept_cost(layers, chosen, budget) <= TOLERANCE / 2 * budget.kept:
-                break
-            chosen = _filled(layers, chosen, at(low - (low + bound) * (rung / FILL_RUNGS) ** 2), budget)
+    chosen = most
+    for _ in range(BISECTIONS if kept_cost(layers, most, budget) > budget.kept else 0):
+        middle = (low + high) / 2
+        masks = at(middle)
+        kept = kept_cost(layers, masks, budget)
+        low, most = (middle, masks) if kept > budget.kept else (low, most)
+        high, least = (high, least) if kept > budget.kept else (middle, masks)
+        chosen = least
+        if CLOSE * budget.kept <= kept <= budget.kept:
+            break
+    # Groups tied at the final price are taken one by one, and coarse groups leave a gap that only those fill which
+    # would come next at lower prices.
+    for rung in range(FILL_RUNGS + 1 if strict else 1):
+        if kept_cost(layers, chosen, budget) >= CLOSE * budget.kept:
+            break
+        larger = most if rung == 0 else at(low - (low + bound) * (rung / FILL_RUNGS) ** 2)
+        chosen = _filled(layers, chosen, larger, budget)
     if strict:
         _check_reached(layers, chosen, at(bound), budget)
     return chosen

@@ -90,6 +90,13 @@ class TrainingProgress:
             with contextlib.suppress(Exception):
                 self._bar.stop()
 
+    def restarted(self) -> TrainingProgress:
+        """Return the same display for another training."""
+        if self._bar is not None and self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task, self._began = None, None
+        return self
+
     def measured(self, when: str, accuracy: Accuracy) -> None:
         """Print an accuracy."""
         if not self.quiet:

@@ -32,6 +32,8 @@ def data_settings(
     from hetcompress.pipeline import DataSettings
 
     if name is None:
-        raise UsageError("--data", expected=f"one of {', '.join(DATA_SOURCES)}", found="nothing", fix="pass --data NAME")
+        raise UsageError(
+            "--data", expected=f"one of {', '.join(DATA_SOURCES)}", found="nothing", fix="pass --data NAME"
+        )
     DATA_SOURCES[name]
     return DataSettings(name, root, download, workers, crop_padding, flip, cutout)

@@ -56,9 +56,7 @@ def finetune(
     warmup: Annotated[
         float, typer.Option(help="Share of the run over which the learning rate rises.", rich_help_panel=TRAINING)
     ] = 0.1,
-    smoothing: Annotated[
-        float, typer.Option("--smoothing", "--label-smoothing", rich_help_panel=TRAINING)
-    ] = 0.0,
+    smoothing: Annotated[float, typer.Option("--smoothing", "--label-smoothing", rich_help_panel=TRAINING)] = 0.0,
     distill: Annotated[
         float, typer.Option(help="Weight of distillation from the dense source; 0 is off.", rich_help_panel=TRAINING)
     ] = 0.5,
@@ -66,9 +64,7 @@ def finetune(
     amp_dtype: Annotated[
         str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=TRAINING)
     ] = "auto",
-    channels_last: Annotated[
-        bool, typer.Option("--channels-last/--no-channels-last", rich_help_panel=TRAINING)
-    ] = True,
+    channels_last: Annotated[bool, typer.Option("--channels-last/--no-channels-last", rich_help_panel=TRAINING)] = True,
     clip_grad: Annotated[float, typer.Option(help="Largest gradient norm; 0 is off.", rich_help_panel=TRAINING)] = 0.0,
     ema: Annotated[float, typer.Option(help="Decay of a weight average; 0 is off.", rich_help_panel=TRAINING)] = 0.0,
     logit_lr: Annotated[

@@ -5,6 +5,7 @@ Each returns a frozen dataclass with what it did; nothing here prints.  The only
 
 from hetcompress.pipeline._common import DataSettings, Pruned
 from hetcompress.pipeline._convert import Converted, convert, plan
+from hetcompress.pipeline._demo import Demo, demo
 from hetcompress.pipeline._export import ExportReport, export
 from hetcompress.pipeline._finetune import DEFAULT_MAC_RATIO, finetune
 from hetcompress.pipeline._prune import prune
@@ -14,11 +15,13 @@ __all__ = [
     "DEFAULT_MAC_RATIO",
     "Converted",
     "DataSettings",
+    "Demo",
     "ExportReport",
     "LayerReport",
     "Pruned",
     "Report",
     "convert",
+    "demo",
     "export",
     "finetune",
     "plan",

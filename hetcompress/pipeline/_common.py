@@ -98,8 +98,8 @@ def open_run_data(run: RunFolder, data: DataSettings) -> DataSource:
     )
     if tuple(source.image_size) != tuple(spec.size):
         raise InputError(
-            f"data {data.name}", expected=f"images of size {spec.size}, as the model takes", found=str(source.image_size),
-            fix="choose the data that the model was trained on",
+            f"data {data.name}", expected=f"images of size {spec.size}, as the model takes",
+            found=str(source.image_size), fix="choose the data that the model was trained on",
         )  # fmt: skip
     return source
 
@@ -114,8 +114,8 @@ def check_classes(model: nn.Module, source: DataSource, spec: InputSpec) -> None
     outputs = model.eval()(random_images(spec)).shape[1]
     if outputs != len(source.classes):
         raise InputError(
-            f"data {source.name}", expected=f"{outputs} classes, as the model has", found=f"{len(source.classes)} classes",
-            fix="choose the data that the model was trained on",
+            f"data {source.name}", expected=f"{outputs} classes, as the model has",
+            found=f"{len(source.classes)} classes", fix="choose the data that the model was trained on",
         )  # fmt: skip
 
 

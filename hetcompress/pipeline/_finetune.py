@@ -88,7 +88,7 @@ def finetune(
 
 
 def _fingerprint(settings: Mapping[str, Any], weights: Path) -> str:
-    """Identify what a checkpoint belongs to: the settings, and the weights it started from (their file's size and time)."""
+    """Identify what a checkpoint belongs to: the settings, and the weights it started from (size and time)."""
     facts = weights.stat()
     text = json.dumps({**settings, "weights": [facts.st_size, facts.st_mtime_ns]}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

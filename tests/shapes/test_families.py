@@ -39,9 +39,8 @@ def test_gradient_reaches_logits(name):
 def test_price_only_ever_removes(name):
     family = build_family(name)
     logits = family.logits_of(torch.rand(6, 5, 3, 3))
-    kept = [
-        family.masks(family.priced(logits, price, (3, 3)), (3, 3)).sum().item() for price in (0.0, 0.2, 0.5, 0.8, 2.0)
-    ]
+    prices = (0.0, 0.2, 0.5, 0.8, 2.0)
+    kept = [family.masks(family.priced(logits, price, (3, 3)), (3, 3)).sum().item() for price in prices]
     assert kept == sorted(kept, reverse=True)
     assert kept[0] == 6 * 5 * 9
     assert kept[-1] == 0

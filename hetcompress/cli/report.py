@@ -1,0 +1,130 @@
+"""``hetcompress report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from hetcompress.cli.options import Arch, Json, Run
+
+if TYPE_CHECKING:
+    from hetcompress.pipeline import Report
+
+__all__ = ["print_report", "report"]
+
+MOST_SHAPES = 4
+"""Shapes of a layer that the table shows; the CSV and JSON have all."""
+
+
+def report(
+    run: Run = Path("hetrun"),
+    batch: Annotated[
+        Optional[list[int]],  # noqa: UP045
+        typer.Option("--batch", "-b", min=1, help="Batch size for latency; may be repeated [1 and 16]."),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads for latency.")] = 1,
+    seconds: Annotated[float, typer.Option(help="Time to spend on each latency comparison.")] = 2.0,
+    no_latency: Annotated[bool, typer.Option("--no-latency", help="Count only.")] = False,
+    csv: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Also write one row for each layer here."),
+    ] = None,
+    arch: Arch = None,
+    json_out: Json = False,
+) -> None:
+    """Compare the compressed model with its dense source: MACs, parameters, bytes, accuracy, latency, shapes."""
+    from hetcompress import pipeline
+    from hetcompress.cli import console
+    from hetcompress.files import write_text
+    from hetcompress.latency import RUNTIMES
+
+    result = pipeline.report(
+        run,
+        arch=arch,
+        batches=batch or [1, 16],
+        threads=threads,
+        runtimes=() if no_latency else RUNTIMES,
+        seconds=seconds,
+    )
+    if csv is not None:
+        write_text(csv, result.to_csv())
+    if json_out:
+        console.print_json({"command": "report", "result": result.to_json()})
+    else:
+        print_report(result)
+        console.out.print(f"written: {run / 'report' / 'report.json'} and layers.csv")
+
+
+def print_report(result: Report) -> None:
+    """Print the tables of a report."""
+    from hetcompress.cli import console
+
+    rows = []
+    for layer in result.layers:
+        shapes = [f"{shape} {kernels:,}" for shape, kernels in list(layer.shapes.items())[:MOST_SHAPES]]
+        more = len(layer.shapes) - MOST_SHAPES
+        rows.append(
+            [
+                layer.name, layer.form, f"{layer.density:.3f}", console.millions(layer.macs_dense),
+                console.millions(layer.macs_effective), console.millions(layer.macs_executed),
+                ", ".join(shapes) + (f", {more} more" if more > 0 else ""),
+            ]
+        )  # fmt: skip
+    columns = ["layer", "form", "density", "MACs dense", "effective", "executed", "kernel shapes (kernels)"]
+    console.out.print(console.table("Layers", columns, rows, numbers_from=2))
+    print_totals(result)
+    if result.latency:
+        print_latency(result.latency, result.machine.summary)
+
+
+def print_totals(result: Report) -> None:
+    """Print the totals of a report."""
+    from hetcompress.cli import console
+
+    sizes = result.bytes
+
+    def bytes_row(name: str, kind: str) -> list[str]:
+        before, after = sizes[f"dense {kind}"], sizes[f"compact {kind}"]
+        return [name, console.count(before), console.count(after), f"{before / after:.3f}"]
+
+    def macs_row(name: str, after: int) -> list[str]:
+        return [name, console.millions(result.macs_dense), console.millions(after), f"{result.macs_dense / after:.3f}"]
+
+    before, after = result.parameters_dense, result.parameters
+    rows = [
+        ["parameters", console.count(before), console.count(after), f"{before / after:.3f}"],
+        macs_row("MACs effective", result.macs_effective),
+        macs_row("MACs executed", result.macs_executed),
+        bytes_row("weights, bytes", "weights"),
+        bytes_row("ONNX, bytes", "onnx"),
+    ]
+    size = "x".join(str(n) for n in result.input_size)
+    title = f"{result.architecture}, one image of {size}, density {result.density:.4f}"
+    console.out.print(console.table(title, ["", "dense", "compressed", "ratio"], rows))
+    if result.accuracies:
+        note = f" ({result.test_note})" if result.test_note else ""
+        rows = [[when, f"{percent:.2f} %"] for when, percent in result.accuracies.items()]
+        console.out.print(console.table(f"Accuracy{note}", ["", "top-1"], rows))
+    if result.uncounted:
+        listed = ", ".join(f"{name} ({times})" for name, times in result.uncounted.items())
+        console.out.print(f"operators without a MAC count: {listed}")
+    console.out.print(f"lowered against pruned model: largest difference {result.max_difference:.2g}")
+
+
+def print_latency(comparisons: tuple[object, ...], machine: str) -> None:
+    """Print latencies, dense against compressed."""
+    from hetcompress.cli import console
+    from hetcompress.latency import Comparison
+
+    rows = []
+    for item in comparisons:
+        assert isinstance(item, Comparison)
+        both = [f"{of.median_ms:.3g} ({of.p05_ms:.3g} to {of.p95_ms:.3g})" for of in (item.dense, item.compact)]
+        interval = f"{item.ratio:.2f} ({item.ratio_low:.2f} to {item.ratio_high:.2f})"
+        rows.append(
+            [item.compact.runtime, str(item.compact.batch), str(item.compact.threads), *both, interval, item.verdict]
+        )
+    columns = ["runtime", "batch", "threads", "dense ms", "compressed ms", "time ratio", ""]
+    console.out.print(console.table(f"Latency, median (5 % to 95 %), {machine}", columns, rows))

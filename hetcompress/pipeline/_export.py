@@ -1,0 +1,173 @@
+"""The verb export: lower, write, verify, and compare with the dense model exported the same way."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hetcompress.artifacts import RunFolder
+from hetcompress.errors import UsageError, VerificationError
+from hetcompress.evaluation import Accuracy, evaluate
+from hetcompress.latency import Comparison, Machine, compare_latency, machine
+from hetcompress.pipeline._common import DataSettings, check_classes, open_run_data
+from hetcompress.pipeline._report import lowered_pair
+from hetcompress.targets import EXPORT_TARGETS, Exported, export_model
+
+__all__ = ["ExportReport", "export"]
+
+SAMPLES = 256
+"""Real images with which exported files are verified."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportReport:
+    """What was exported and how it compares with the dense model.
+
+    Attributes:
+        files: Every file, verified.
+        dense_bytes: Size of the dense model written by the same target, by target.
+        source_bytes: Size of the source file.
+        lowering_difference: Largest difference between pruned and lowered model.
+        accuracies: Of the lowered model and of the ONNX file in onnxruntime; empty without data.
+        test_note: What is particular about the test images.
+        latency: Compact against dense; of the ONNX files where there is one.
+        machine: Where latency was measured.
+        complaints: What is not smaller or not faster, in words.
+    """
+
+    files: tuple[Exported, ...]
+    dense_bytes: dict[str, int]
+    source_bytes: int
+    lowering_difference: float
+    accuracies: dict[str, Accuracy]
+    test_note: str
+    latency: tuple[Comparison, ...]
+    machine: Machine
+    complaints: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            **{field.name: getattr(self, field.name) for field in dataclasses.fields(self)},
+            "files": [file.to_json() for file in self.files],
+            "accuracies": {name: dataclasses.asdict(value) for name, value in self.accuracies.items()},
+            "latency": [comparison.to_json() for comparison in self.latency],
+            "machine": dataclasses.asdict(self.machine),
+            "complaints": list(self.complaints),
+        }
+
+
+def export(
+    targets: Sequence[str] = ("onnx",),
+    run: Path = Path("hetrun"),
+    *,
+    out: Path | None = None,
+    data: DataSettings | None = None,
+    arch: str | None = None,
+    batches: Sequence[int] = (1, 16),
+    threads: int = 1,
+    seconds: float = 2.0,
+    strict: bool = False,
+    force: bool = False,
+) -> ExportReport:
+    """Lower the pruned model, write it, open what was written, and compare it with the dense model.
+
+    Args:
+        targets: Registered export targets.
+        run: The run folder, pruned.
+        out: Folder of the files; None is ``export/`` in the run folder.
+        data: Where real images come from; None takes what fine-tuning used.
+        arch: The user's own factory, where the run was made with one.
+        batches: Batch sizes for latency.
+        threads: Threads for latency.
+        seconds: Time to spend on each comparison; 0 skips latency.
+        strict: Fail when a file is not smaller or not faster than the dense one.
+        force: Replace files outside the run folder.
+
+    Raises:
+        UsageError: No target, an unknown one, or a file in the way.
+        InputError: Nothing has been pruned yet, or the data is missing.
+        VerificationError: A file does not compute what the model does; or `strict` and there are complaints.
+    """
+    if not targets:
+        raise UsageError(
+            "export", expected=f"a target: {', '.join('--' + name for name in EXPORT_TARGETS)}", found="none"
+        )
+    folder = RunFolder.open(run, factory=arch)
+    paths = {name: (out or folder.path / "export") / f"model{EXPORT_TARGETS[name].suffix}" for name in targets}
+    for path in paths.values():
+        if out is not None and path.exists() and not force:
+            raise UsageError(
+                f"{path}", expected="no such file", found="one", fix="choose another --out, or pass --force"
+            )
+    dense, pruned, lowered = lowered_pair(folder)
+    example = torch.zeros(1, *folder.input_spec.size)
+    settings = data or _recorded_data(folder)
+    source = open_run_data(folder, settings) if settings is not None else None
+    samples = None
+    accuracies: dict[str, Accuracy] = {}
+    if source is not None:
+        check_classes(pruned, source, folder.input_spec)
+        samples = next(iter(source.test_batches(SAMPLES)))[0].contiguous()
+        accuracies["after lowering"] = evaluate(lowered.model, source.test_batches(500))
+    files, dense_bytes = [], {}
+    with tempfile.TemporaryDirectory(prefix="hetcompress-") as temporary:
+        for name, path in paths.items():
+            files.append(export_model(name, lowered.model, example, path, samples=samples))
+            reference = export_model(name, dense, example, Path(temporary) / f"dense{path.suffix}", samples=samples)
+            dense_bytes[name] = reference.bytes
+        if source is not None and "onnx" in paths:
+            runner = EXPORT_TARGETS["onnx"]().open(paths["onnx"])
+            accuracies["after export"] = evaluate(runner, source.test_batches(500))
+        latency: list[Comparison] = []
+        if seconds > 0:
+            by_file = "onnx" in paths
+            latency = compare_latency(
+                Path(temporary) / "dense.onnx" if by_file else dense,
+                paths["onnx"] if by_file else lowered.model,
+                folder.input_spec.size,
+                batches=batches,
+                threads=threads,
+                runtimes=("onnxruntime",) if by_file else ("torch",),
+                seconds=seconds,
+            )
+    result = ExportReport(
+        tuple(files),
+        dense_bytes,
+        int(folder.manifest["source"]["bytes"]),
+        lowered.max_difference,
+        accuracies,
+        source.test_note if source is not None else "",
+        tuple(latency),
+        machine(),
+        tuple(_complaints(files, dense_bytes, latency)),
+    )
+    folder.record("export", result.to_json())
+    if strict and result.complaints:
+        raise VerificationError("export --strict", expected="smaller and faster", found="; ".join(result.complaints))
+    return result
+
+
+def _recorded_data(folder: RunFolder) -> DataSettings | None:
+    recorded = (folder.stage("finetune") or {}).get("data")
+    return None if recorded is None else DataSettings.from_json(recorded)
+
+
+def _complaints(files: Sequence[Exported], dense_bytes: dict[str, int], latency: Sequence[Comparison]) -> list[str]:
+    larger = [
+        f"{file.path.name} is not smaller than the dense model: {file.bytes:,} and {dense_bytes[file.target]:,} bytes"
+        for file in files
+        if file.bytes >= dense_bytes[file.target]
+    ]
+    slower = [
+        f"not faster than the dense model in {item.compact.runtime} at batch {item.compact.batch}: {item.verdict}, "
+        f"{item.compact.median_ms:.3g} against {item.dense.median_ms:.3g} ms"
+        for item in latency
+        if item.verdict != "faster"
+    ]
+    return larger + slower

@@ -1,0 +1,212 @@
+"""Training: what is resumed ends with the same bits; what learns reaches its target."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from hetcompress.checkpointing import InterruptedRunError, load_checkpoint, save_checkpoint
+from hetcompress.conversion import convert
+from hetcompress.errors import HetCompressError, InputError, UsageError
+from hetcompress.finetuning import ShapeSettings, Silent, finetune
+from hetcompress.nn import HetConv2d
+from hetcompress.shapes import build_family
+from hetcompress.surgery import named_modules_of
+from hetcompress.training import Trainer, TrainSettings, amp_dtype
+
+
+class Stripes:
+    """Striped images, across or along; easy to tell apart."""
+
+    train_size = 96
+    image_size = (3, 8, 8)
+
+    def _images(self, seed, count):
+        generator = torch.Generator().manual_seed(seed)
+        labels = torch.randint(0, 2, (count,), generator=generator)
+        wave = torch.arange(8).remainder(2).float()
+        across, along = wave.expand(3, 8, 8), wave[:, None].expand(3, 8, 8)
+        clean = torch.stack([along if label else across for label in labels])
+        return clean + 0.3 * torch.randn(clean.shape, generator=generator), labels
+
+    def train_batches(self, batch_size, *, seed, epoch, start=0):
+        for index in range(start, self.train_size // batch_size):
+            yield self._images(hash((seed, epoch, index)) % 2**31, batch_size)
+
+    def test_batches(self, batch_size):
+        yield self._images(7, 64)
+
+
+def net():
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8),
+        nn.ReLU(), nn.Dropout(0.1), nn.Conv2d(8, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2),
+    )  # fmt: skip
+
+
+def converted(family="free"):
+    return convert(net(), family=build_family(family), group_out=4, group_in=1).model
+
+
+class StopAt(Silent):
+    """Sends this process a signal at a step, as a user or a scheduler would."""
+
+    def __init__(self, step, signum=signal.SIGTERM):
+        self.step, self.signum = step, signum
+
+    def progressed(self, step, total, losses):
+        if step == self.step:
+            os.kill(os.getpid(), self.signum)
+
+
+def run(tmp_path, name, *, train=None, shapes=None, family="free", **options):
+    train = train or TrainSettings(epochs=3, batch_size=16, lr=0.05)
+    shapes = shapes or ShapeSettings(density=0.5, every=2)
+    return finetune(
+        converted(family), net(), Stripes(), train=train, shapes=shapes, checkpoint=tmp_path / f"{name}.ckpt", **options
+    )
+
+
+@pytest.mark.parametrize("method", ["sensitivity", "magnitude", "penalty"])
+@pytest.mark.parametrize("stop", [3, 7, 8, 13])
+def test_resumed_run_ends_with_the_same_bits(tmp_path, method, stop):
+    settings = {
+        "shapes": ShapeSettings(mac_ratio=1.5, method=method, every=2),
+        "train": TrainSettings(epochs=3, batch_size=16, lr=0.05, ema=0.9, clip_grad=1.0, smoothing=0.1),
+    }
+    whole = run(tmp_path, "whole", **settings)
+    with pytest.raises(InterruptedRunError, match="stopped by SIGTERM; the state is saved") as error:
+        run(tmp_path, "cut", reporter=StopAt(stop), **settings)
+    assert error.value.exit_code == 143
+    resumed = run(tmp_path, "cut", **settings)
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+    assert list(whole.accuracies) == list(resumed.accuracies)
+    untimed = [{k: v for k, v in line.items() if k != "images_per_second"} for line in whole.epochs]
+    assert untimed == [{k: v for k, v in line.items() if k != "images_per_second"} for line in resumed.epochs]
+
+
+@pytest.mark.parametrize("method", ["sensitivity", "magnitude", "penalty"])
+@pytest.mark.parametrize("family", ["free", "rigid", "centre"])
+def test_target_is_met_and_the_task_is_learned(tmp_path, method, family):
+    result = run(tmp_path, "run", shapes=ShapeSettings(density=0.4, method=method, every=2), family=family)
+    layers = named_modules_of(result.model, HetConv2d).values()
+    kept = sum(int(layer.mask().sum()) for layer in layers) / sum(layer.weight.numel() for layer in layers)
+    assert kept == pytest.approx(0.4, rel=0.01)
+    assert result.accuracies["after stage 2"].percent > 90
+    assert list(result.accuracies) == [
+        "source", "converted", "after stage 1", "after pruning", "after recalibration", "after stage 2",
+    ]  # fmt: skip
+    assert result.accuracies["source"] == result.accuracies["converted"]
+    assert [line["epoch"] for line in result.epochs] == [1, 2, 3]
+    assert json.dumps(result.epochs)
+    assert {"loss", "task", "distillation", "penalty", "density", "mac_ratio", "accuracy", "learning_rate"} <= set(
+        result.epochs[0]
+    )
+
+
+def test_penalty_moves_logits_and_schedules_do_not_train_them(tmp_path):
+    shapes = ShapeSettings(density=0.4, method="penalty", stage1=0.9)
+    line = run(tmp_path, "penalty", shapes=shapes).epochs[1]
+    assert line["penalty"] > 0
+    assert line["density"] < 1
+
+
+def test_max_steps_shortens_the_run(tmp_path):
+    result = run(tmp_path, "short", train=TrainSettings(epochs=3, batch_size=16, max_steps=5))
+    assert result.epochs[-1]["step"] == 5
+    assert len(result.epochs) == 1
+
+
+@pytest.mark.parametrize("opt", ["sgd", "adamw"])
+@pytest.mark.parametrize("amp", ["bfloat16", "float32"])
+def test_optimisers_and_precisions(tmp_path, opt, amp):
+    train = TrainSettings(epochs=2, batch_size=16, lr=0.01, opt=opt, amp_dtype=amp, sched="cosine")
+    assert run(tmp_path, "run", train=train).accuracies["after stage 2"].percent > 70
+
+
+def test_fixed_family_trains_in_one_stage(tmp_path):
+    model = convert(net(), family=build_family("hetconv", {"parts": 2}), group_out=1, group_in=1).model
+    train = TrainSettings(epochs=2, batch_size=16, lr=0.05)
+    result = finetune(model, net(), Stripes(), train=train, shapes=ShapeSettings(density=0.9))
+    assert named_modules_of(result.model, HetConv2d)
+
+
+def test_weight_decay_spares_logits_norms_and_biases():
+    trainer = Trainer(
+        converted(), Stripes(), TrainSettings(weight_decay=0.1), total_steps=1, teacher=None, device=torch.device("cpu")
+    )
+    decayed = {p.ndim for group in trainer.optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    assert decayed == {2, 4}
+    shapes = [p.shape for group in trainer.optimizer.param_groups if not group["weight_decay"] for p in group["params"]]
+    assert (2, 8, 9) in shapes, "logits"
+
+
+def test_checkpoint_of_other_settings_is_refused(tmp_path):
+    with pytest.raises(InterruptedRunError):
+        run(tmp_path, "run", reporter=StopAt(3, signal.SIGINT), fingerprint="one")
+    with pytest.raises(InputError, match="expected one of the same settings.*--resume never"):
+        run(tmp_path, "run", fingerprint="two")
+    assert run(tmp_path, "run", fingerprint="two", resume=False).epochs
+
+
+def test_broken_checkpoint_is_one_clear_error(tmp_path):
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(InputError, match="expected a training state written by hetcompress.*--resume never"):
+        load_checkpoint(path)
+    save_checkpoint(path, {"step": 1})
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match="expected a training state"):
+        load_checkpoint(path)
+
+
+def test_infinite_loss_stops_with_advice(tmp_path):
+    with pytest.raises(HetCompressError, match=r"step \d+: the loss is (nan|inf).*lower --lr"):
+        run(tmp_path, "run", train=TrainSettings(epochs=1, batch_size=16, lr=1e30, warmup=0.0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, "--epochs: expected an integer of at least 1, found 0"),
+        ({"lr": float("nan")}, "--lr: expected a positive number, found nan"),
+        ({"opt": "adam"}, "--opt: expected sgd or adamw, found adam"),
+        ({"distill": 2.0}, r"--distill: expected a number in \[0, 1\], found 2.0"),
+        ({"amp_dtype": "int8"}, "--amp-dtype: expected auto or float32"),
+    ],
+)
+def test_senseless_training_settings(settings, message):
+    with pytest.raises(UsageError, match=message):
+        TrainSettings(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "expected one of --density and --mac-ratio"),
+        ({"density": 0.5, "mac_ratio": 2.0}, "expected one of --density and --mac-ratio"),
+        ({"density": 0.5, "method": "magic"}, "method 'magic'"),
+        ({"density": 0.5, "penalty": "macs"}, "--penalty macs: expected a target given by --mac-ratio"),
+        ({"density": 0.5, "stage1": 1.0}, "--stage1"),
+    ],
+)
+def test_senseless_shape_settings(settings, message):
+    with pytest.raises(UsageError, match=message):
+        ShapeSettings(**settings)
+
+
+def test_batch_larger_than_the_data(tmp_path):
+    with pytest.raises(UsageError, match="--batch-size: expected at most the 96 training images, found 100"):
+        run(tmp_path, "run", train=TrainSettings(batch_size=100))
+
+
+def test_automatic_precision_follows_the_processor():
+    features = torch.cpu.get_capabilities()
+    fast = bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+    assert amp_dtype("auto", torch.device("cpu")) == (torch.bfloat16 if fast else torch.float32)
+    assert amp_dtype("float16", torch.device("cpu")) == torch.float16
