@@ -58,8 +58,9 @@ def test_sleeps_give_their_ratio() -> None:
 
 def test_times_are_exact_on_an_exact_clock(clock: Callable[[float], object]) -> None:
     found = compare(lambda: clock(9), lambda: clock(6), batch=1, threads=1, runtime="fake", min_rounds=20, seconds=0.0)
-    assert found.ratio == found.ratio_low == found.ratio_high == pytest.approx(1.5)
-    assert found.dense.median_ms == found.dense.p05_ms == found.dense.p95_ms == pytest.approx(9)
+    assert (found.ratio, found.ratio_low, found.ratio_high) == pytest.approx((1.5, 1.5, 1.5))
+    times = (found.dense.median_ms, found.dense.p05_ms, found.dense.p95_ms)
+    assert times == pytest.approx((9, 9, 9))
     assert found.dense.runs == 20
     assert compare(
         lambda: clock(6), lambda: clock(9), batch=1, threads=1, runtime="fake", seconds=0

@@ -6,8 +6,6 @@ import signal
 
 import pytest
 import torch
-from torch import nn
-
 from hetcompress.checkpointing import InterruptedRunError, load_checkpoint, save_checkpoint
 from hetcompress.conversion import convert
 from hetcompress.errors import HetCompressError, InputError, UsageError
@@ -16,6 +14,7 @@ from hetcompress.nn import HetConv2d
 from hetcompress.shapes import build_family
 from hetcompress.surgery import named_modules_of
 from hetcompress.training import Trainer, TrainSettings, amp_dtype
+from torch import nn
 
 
 class Stripes:
@@ -149,7 +148,7 @@ def test_weight_decay_spares_logits_norms_and_biases():
 def test_checkpoint_of_other_settings_is_refused(tmp_path):
     with pytest.raises(InterruptedRunError):
         run(tmp_path, "run", reporter=StopAt(3, signal.SIGINT), fingerprint="one")
-    with pytest.raises(InputError, match="expected one of the same settings.*--resume never"):
+    with pytest.raises(InputError, match=r"expected one of the same settings.*--resume never"):
         run(tmp_path, "run", fingerprint="two")
     assert run(tmp_path, "run", fingerprint="two", resume=False).epochs
 
@@ -157,7 +156,7 @@ def test_checkpoint_of_other_settings_is_refused(tmp_path):
 def test_broken_checkpoint_is_one_clear_error(tmp_path):
     path = tmp_path / "last.ckpt"
     path.write_bytes(b"not a checkpoint")
-    with pytest.raises(InputError, match="expected a training state written by hetcompress.*--resume never"):
+    with pytest.raises(InputError, match=r"expected a training state written by hetcompress.*--resume never"):
         load_checkpoint(path)
     save_checkpoint(path, {"step": 1})
     path.write_bytes(path.read_bytes()[:100])

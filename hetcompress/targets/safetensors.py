@@ -36,7 +36,7 @@ class SafetensorsTarget(ExportTarget):
         tensors, tied = _without_ties(model.state_dict())
         ours = {"format": FORMAT, "version": __version__, "input": list(example.shape[1:]), "tied": tied}
         # in memory first, since the library's own writer does not raise an OSError on a full disk
-        path.write_bytes(save(tensors, metadata={"format": "pt", "hetcompress": json.dumps(ours)}))
+        path.write_bytes(save(tensors, metadata={"hetcompress": json.dumps(ours)}))
         return {"format": FORMAT, "tensors": len(tensors), "tied": tied}
 
     def open(self, path: Path, structure: nn.Module | None = None, /) -> Runner:
