@@ -115,7 +115,12 @@ def onnx_bytes(model: nn.Module, example: Float[Tensor, "n c h w"]) -> bytes:
             found=f"{weights / 1e9:.3g} GB",
             fix="export it as pt2 or safetensors",
         )
-    return _serialized(_onnx_program(model, example))
+    import onnx
+
+    data = _serialized(_onnx_program(model, example))
+    # only now, and as bytes: together with the message the check would hold the weights five times
+    onnx.checker.check_model(data, full_check=True)
+    return data
 
 
 def _onnx_program(model: nn.Module, example: Tensor) -> torch.onnx.ONNXProgram:
@@ -154,7 +159,6 @@ def _serialized(program: torch.onnx.ONNXProgram) -> bytes:
         value.ClearField("metadata_props")  # which the pass leaves on values
         value.ClearField("doc_string")
     onnx.helper.set_model_props(proto, {"hetcompress": __version__})
-    onnx.checker.check_model(proto, full_check=True)
     data: bytes = proto.SerializeToString()
     return data
 

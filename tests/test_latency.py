@@ -63,7 +63,7 @@ def test_times_are_exact_on_an_exact_clock(clock: Callable[[float], object]) -> 
     assert times == pytest.approx((9, 9, 9))
     assert found.dense.runs == 20
     assert compare(
-        lambda: clock(6), lambda: clock(9), batch=1, threads=1, runtime="fake", seconds=0
+        lambda: clock(6), lambda: clock(9), batch=1, threads=1, runtime="fake", seconds=0.0
     ).verdict == "slower"  # fmt: skip
 
 
