@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,7 @@ class ShapeSettings:
                 )
 
 
+@runtime_checkable
 class TrainingData(Protocol):
     """What fine-tuning needs of a data source; see `hetcompress.data.DataSource`."""
 
@@ -85,6 +86,7 @@ class TrainingData(Protocol):
         """Yield test batches."""
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """Hears how fine-tuning goes on."""
 

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +97,7 @@ class TrainSettings:
         check("distill", 0 <= self.distill <= 1, "a number in [0, 1]", self.distill)
 
 
+@runtime_checkable
 class Batches(Protocol):
     """What the trainer needs of a data source."""
 
@@ -108,6 +109,7 @@ class Batches(Protocol):
         """Yield the batches of one epoch from number `start` on."""
 
 
+@runtime_checkable
 class Hook(Protocol):
     """What stage 1 adds to plain training; see `hetcompress.learners.ShapeLearner`."""
 

@@ -43,10 +43,10 @@ class Penalty(abc.ABC):
 
 
 def kept_share(
-    layers: Mapping[str, LearnableHetConv2d], unit_costs: Mapping[str, float] | None = None
+    layers: Mapping[str, LearnableHetConv2d], unit_costs: Mapping[str, int] | None = None
 ) -> Float[Tensor, ""]:
     """Return kept over dense cost of all layers together: weight density, or MAC density with positions as costs."""
-    costs = unit_costs or dict.fromkeys(layers, 1.0)
+    costs = unit_costs or dict.fromkeys(layers, 1)
     kept = torch.stack([layer.kept_weights() * costs[name] for name, layer in layers.items()]).sum()
     return kept / sum(layer.weight.numel() * costs[name] for name, layer in layers.items())
 

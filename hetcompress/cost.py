@@ -1,0 +1,143 @@
+"""What a model costs: parameters and multiply-accumulates (MACs), dense, effective and executed.
+
+One multiply-accumulate counts 1 (what papers call a FLOP).  The numbers are of one image, of convolutions and linear
+layers; batch norms, biases, activations and pooling are left out.
+
+    dense      as if nothing were masked
+    effective  counting only the weights inside the mask
+    executed   counted by fvcore on the operators that really run
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import warnings
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hetcompress.errors import HetCompressError
+from hetcompress.nn import HetConv2d, LearnableHetConv2d
+
+__all__ = ["ExecutedCost", "LayerCost", "count_executed", "layer_macs"]
+
+COUNTED = ("conv", "linear", "matmul", "addmm", "bmm", "einsum")
+"""fvcore's names of the operators whose MACs are the headline."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCost:
+    """One convolution or linear layer on one image, over all of its calls.
+
+    Attributes:
+        dense: MACs without a mask.
+        effective: MACs inside the mask.
+        weights: Weights, without biases.
+        kept: Weights inside the mask.
+    """
+
+    dense: int
+    effective: int
+    weights: int
+    kept: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ExecutedCost:
+    """What fvcore counts.
+
+    Attributes:
+        macs: Of convolutions and linear layers.
+        other: Of counted operators besides (norms, pooling), by name.
+        uncounted: How often each operator occurs for which there is no rule.
+        parameters: Parameters of the model.
+    """
+
+    macs: int
+    other: dict[str, int]
+    uncounted: dict[str, int]
+    parameters: int
+
+
+@torch.no_grad()
+def layer_macs(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> dict[str, LayerCost]:
+    """Count dense and effective MACs of every convolution and linear layer by running the model once.
+
+    Args:
+        model: Any model; nothing is traced, and its mode is restored.
+        example_input: Images; the counts are divided by their number.
+
+    Returns:
+        Costs by layer name, in the order of registration; layers that did not run are left out.
+    """
+    positions: dict[str, int] = {}
+    kinds = (nn.Conv2d, nn.Linear)
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    handles = []
+    for name, layer in layers.items():
+
+        def count(module: nn.Module, _inputs: Any, output: Tensor, name: str = name) -> None:
+            channels = module.out_channels if isinstance(module, nn.Conv2d) else module.out_features
+            positions[name] = positions.get(name, 0) + output.numel() // (int(channels) * len(example_input))  # type: ignore[call-overload]
+
+        handles.append(layer.register_forward_hook(count))
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        model(example_input)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    costs = {}
+    for name, layer in layers.items():
+        if name in positions:
+            weights = layer.weight.numel()
+            masked = isinstance(layer, LearnableHetConv2d | HetConv2d)
+            kept = int(layer.mask().sum()) if masked else weights  # type: ignore[operator]
+            costs[name] = LayerCost(weights * positions[name], kept * positions[name], weights, kept)
+    return costs
+
+
+def count_executed(model: nn.Module, example_input: Float[Tensor, "1 c h w"]) -> ExecutedCost:
+    """Count what the operators of a model really compute, with fvcore.
+
+    Args:
+        model: The lowered model; its mode is restored.
+        example_input: One image.
+
+    Raises:
+        HetCompressError: The model cannot be traced.
+    """
+    from fvcore.nn import FlopCountAnalysis
+
+    training = model.training
+    silenced = logging.getLogger("fvcore")
+    level = silenced.level
+    silenced.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.jit.trace is deprecated, and fvcore depends on it
+            analysis = FlopCountAnalysis(model.eval(), example_input)
+            analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+            by_operator = {name: int(number) for name, number in analysis.by_operator().items()}
+            uncounted = {name: int(times) for name, times in analysis.unsupported_ops().items()}
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise HetCompressError(
+            "counting executed MACs",
+            expected="a model that torch.jit.trace can follow",
+            found=str(error).splitlines()[0],
+        ) from error
+    finally:
+        silenced.setLevel(level)
+        model.train(training)
+    return ExecutedCost(
+        sum(number for name, number in by_operator.items() if name in COUNTED),
+        {name: number for name, number in by_operator.items() if name not in COUNTED},
+        uncounted,
+        sum(parameter.numel() for parameter in model.parameters()),
+    )

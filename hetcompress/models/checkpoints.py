@@ -1,0 +1,190 @@
+"""Reading a user's checkpoint without running code: from any file to a plain state dict."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hetcompress.errors import InputError
+
+__all__ = ["read_state_dict"]
+
+EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+KEYS = ("state_dict", "model", "model_state_dict", "net", "weights")
+PREFIXES = ("module.", "_orig_mod.")
+CONVERT = "torch.save(model.state_dict(), 'model.pt')"
+ZIP, HEAD = b"PK\x03\x04", 512
+
+
+def read_state_dict(path: Path, *, trust_pickle: bool = False, prefer_ema: bool = False) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint by clean names.
+
+    Args:
+        path: .pt, .pth, .th, .bin, .tar or .safetensors; the contents decide, not the suffix.
+        trust_pickle: Open a pickle that can run code, whole pickled modules among them.
+        prefer_ema: Take averaged weights where the file has them.
+
+    Raises:
+        InputError: The file is missing, broken, unsafe, of another kind, or holds weights that are not finite.
+    """
+    _check_file(path)
+    head = path.open("rb").read(HEAD)
+    if _is_safetensors(path, head):
+        loaded: Any = _read_safetensors(path)
+    else:
+        _check_kind(path, head)
+        loaded = _read_pickle(path, trust_pickle=trust_pickle)
+    tensors = _clean(_unwrap(path, loaded, prefer_ema=prefer_ema))
+    _check_finite(path, tensors)
+    return tensors
+
+
+def _check_file(path: Path) -> None:
+    where = f"checkpoint {path}"
+    if not path.exists():
+        beside = [p.name for p in path.parent.iterdir() if p.is_file()] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, beside, n=1)
+        fix = f"did you mean '{near[0]}'?" if near else "check the path"
+        raise InputError(where, expected="a file", found="no such file", fix=fix)
+    if path.is_dir():
+        raise InputError(where, expected="a file", found="a folder", fix="name the checkpoint inside it")
+    if path.stat().st_size == 0:
+        raise InputError(where, expected="a checkpoint", found="an empty file", fix="fetch or save it again")
+
+
+def _is_safetensors(path: Path, head: bytes) -> bool:
+    return path.suffix == ".safetensors" or (len(head) > 9 and head[8:10] == b'{"')
+
+
+def _check_kind(path: Path, head: bytes) -> None:
+    where, text = f"checkpoint {path}", head.lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise InputError(where, expected="a checkpoint", found="a web page", fix="download the file itself")
+    if text.startswith(b"version https://git-lfs"):
+        raise InputError(where, expected="a checkpoint", found="a git-lfs pointer", fix="run `git lfs pull`")
+    if head.startswith(ZIP):
+        _check_zip(path)
+
+
+def _check_zip(path: Path) -> None:
+    where = f"checkpoint {path}"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # torch does not check the checksums that the format has
+            broken, names = archive.testzip(), archive.namelist()
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, ValueError) as error:
+        raise InputError(where, expected="a complete file", found=str(error), fix="fetch or save it again") from None
+    if broken is not None:
+        raise InputError(
+            where, expected="an undamaged file", found=f"a wrong checksum in {broken}", fix="fetch it again"
+        )
+    if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
+        raise InputError(where, expected="a state dict", found="a TorchScript program", fix=f"save one with {CONVERT}")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(
+            f"checkpoint {path}", expected="a complete safetensors file", found=str(error), fix="fetch it again"
+        ) from None
+
+
+def _read_pickle(path: Path, *, trust_pickle: bool) -> Any:
+    where = f"checkpoint {path}"
+    try:
+        if trust_pickle:
+            return torch.load(path, map_location="cpu", weights_only=False)
+        # timm's training checkpoints hold their arguments; a namespace is plain data
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        foreign = _foreign_globals(path, str(error))
+        if not foreign:
+            raise InputError(
+                where, expected="a checkpoint", found="an unreadable or truncated file", fix="fetch or save it again"
+            ) from None
+        raise InputError(
+            where, expected="tensors and plain values", found=f"a pickle that needs {', '.join(foreign)}",
+            fix=f"save weights alone with {CONVERT} where it was made, or, if you made it yourself, pass --trust-pickle",
+        ) from None  # fmt: skip
+    except Exception as error:  # noqa: BLE001  broken files, and trusted pickles, may raise anything
+        first = (str(error).splitlines() or [""])[0]
+        raise InputError(
+            where, expected="a readable checkpoint", found=f"{type(error).__name__}: {first[:200]}",
+            fix="fetch or save it again",
+        ) from None  # fmt: skip
+
+
+def _foreign_globals(path: Path, message: str) -> list[str]:
+    try:
+        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # noqa: BLE001  older formats cannot be listed; the message names at least one
+        found = []
+    found = [name for name in found if name != "argparse.Namespace"]
+    return sorted(found) or re.findall(r"GLOBAL ([\w.]+) was not an allowed global", message)
+
+
+def _unwrap(path: Path, loaded: Any, *, prefer_ema: bool) -> dict[str, Tensor]:
+    """Return the mapping of names to tensors inside whatever was saved."""
+    keys = (*EMA_KEYS, *KEYS) if prefer_ema else (*KEYS, *EMA_KEYS)
+    for _ in range(4):
+        if isinstance(loaded, nn.Module):
+            loaded = loaded.state_dict()
+        if not isinstance(loaded, Mapping):
+            break
+        tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
+        inner = next((loaded[key] for key in keys if isinstance(loaded.get(key), Mapping | nn.Module)), None)
+        if inner is None or len(tensors) > 1:
+            if tensors:
+                return tensors
+            break
+        loaded = inner
+    found = (
+        f"the keys {', '.join(str(key) for key in list(loaded)[:6])}"
+        if isinstance(loaded, Mapping)
+        else type(loaded).__name__
+    )
+    raise InputError(
+        f"checkpoint {path}", expected="a state dict, plain or under " + ", ".join(KEYS), found=found,
+        fix=f"save the weights with {CONVERT}",
+    )  # fmt: skip
+
+
+def _clean(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Strip the prefixes that parallel, compiled and averaged models add, also nested ones."""
+    names = {name: name for name in tensors if name != "n_averaged"}
+    changed = True
+    while changed:
+        changed = False
+        for prefix in PREFIXES:
+            if names and all(short.startswith(prefix) for short in names.values()):
+                names = {name: short.removeprefix(prefix) for name, short in names.items()}
+                changed = True
+    # torch.compile of a part leaves its prefix in the middle of a name
+    return {short.replace("._orig_mod.", "."): tensors[name] for name, short in names.items()}
+
+
+def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    broken = [
+        name for name, tensor in tensors.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())
+    ]
+    if broken:
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        raise InputError(
+            f"checkpoint {path}", expected="finite weights", found=f"NaN or infinity in {', '.join(broken[:3])}{more}",
+            fix="take an earlier checkpoint of the training",
+        )  # fmt: skip

@@ -1,0 +1,153 @@
+"""Finding the architecture of a state dict by comparing names and shapes with the known ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor
+
+from hetcompress.errors import InputError
+from hetcompress.models.architectures import Architecture, _torchvision_names
+from hetcompress.models.base import MODELS
+
+__all__ = ["differences", "identify", "number_of_classes"]
+
+TIMM = (
+    "resnet18", "resnet26", "resnet34", "resnet50", "resnet101", "resnet18d", "resnet26d", "resnet34d", "resnet50d",
+    "mobilenetv2_100", "mobilenetv3_large_100", "mobilenetv3_small_100", "efficientnet_b0", "efficientnet_b1",
+    "regnetx_002", "regnetx_008", "regnety_002", "regnety_008", "convnext_tiny", "densenet121", "seresnet50",
+    "wide_resnet50_2", "resnext50_32x4d", "vgg16_bn", "repvgg_b0", "mnasnet_100",
+)  # fmt: skip
+"""timm has over a thousand nets; these are compared.  Others are named with --arch timm:NAME."""
+
+NEAREST = 3
+Shapes = dict[str, tuple[int, ...]]
+
+
+def number_of_classes(tensors: Mapping[str, Tensor]) -> int | None:
+    """Return the rows of the last weight, where it looks like a classifier's (2-D, or a 1x1 convolution)."""
+    weights = [tensor for name, tensor in tensors.items() if name.endswith("weight") and tensor.ndim in (2, 4)]
+    return int(weights[-1].shape[0]) if weights else None
+
+
+def _candidates(classes: int | None) -> Iterator[Architecture]:
+    arguments = {} if classes is None else {"num_classes": classes}
+    for name in MODELS:
+        yield Architecture(f"hetcompress:{name}", dict(arguments))
+        if name.startswith("resnet"):
+            yield Architecture(f"hetcompress:{name}", {**arguments, "shortcut": "B"})
+    for name in _torchvision_names():
+        yield Architecture(f"torchvision:{name}", dict(arguments))
+    if importlib.util.find_spec("timm") is not None:
+        for name in TIMM:
+            yield Architecture(f"timm:{name}", dict(arguments))
+
+
+@functools.lru_cache(maxsize=512)
+def _cached_shapes(spec: str, arguments: tuple[tuple[str, object], ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    model = Architecture(spec, dict(arguments)).build_meta()
+    return tuple((name, tuple(tensor.shape)) for name, tensor in model.state_dict().items())
+
+
+def _shapes_of(architecture: Architecture) -> Shapes:
+    return dict(_cached_shapes(architecture.spec, tuple(sorted(architecture.arguments.items()))))
+
+
+def _ignored(name: str) -> bool:
+    # counters that older torch versions did not save; and the auxiliary heads that torchvision drops in evaluation
+    return name.endswith("num_batches_tracked") or name.startswith(("aux", "AuxLogits"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How a state dict differs from an architecture."""
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    reshaped: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """How many tensors differ."""
+        return len(self.missing) + len(self.unexpected) + len(self.reshaped)
+
+    def __str__(self) -> str:
+        parts = []
+        for word, names in (("missing", self.missing), ("unexpected", self.unexpected), ("other shape", self.reshaped)):
+            if names:
+                more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+                parts.append(f"{word}: {', '.join(names[:2])}{more}")
+        return "; ".join(parts) or "nothing"
+
+
+def differences(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> Difference:
+    """Compare the tensors of a file with those of a model."""
+    return Difference(
+        tuple(name for name in expected if name not in found and not _ignored(name)),
+        tuple(name for name in found if name not in expected and not _ignored(name)),
+        tuple(
+            f"{name} {_size(found[name])} for {_size(shape)}"
+            for name, shape in expected.items()
+            if name in found and found[name] != shape
+        ),
+    )
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(str(n) for n in shape) or "scalar"
+
+
+def identify(tensors: Mapping[str, Tensor], where: str = "checkpoint") -> Architecture:
+    """Return the architecture whose tensors have exactly these names and shapes.
+
+    Where our own, torchvision's and timm's nets coincide, the first of them is taken.
+
+    Args:
+        tensors: The state dict.
+        where: The file, for messages.
+
+    Raises:
+        InputError: No known architecture fits, or several of one source do.
+    """
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    first = next(iter(found), "")
+    distances: list[tuple[int, str, Difference]] = []
+    matches: list[Architecture] = []
+    for candidate in _candidates(number_of_classes(tensors)):
+        source = candidate.spec.partition(":")[0]
+        if matches and not matches[0].spec.startswith(f"{source}:"):
+            break  # an earlier source has it
+        if not _plausible(candidate, first):
+            continue
+        difference = differences(found, _shapes_of(candidate))
+        if difference.size == 0:
+            matches.append(candidate)
+        distances.append((difference.size, candidate.spec, difference))
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        specs = ", ".join(match.spec for match in matches)
+        raise InputError(where, expected="one architecture that fits", found=specs, fix="choose with --arch")
+    distances.sort(key=lambda item: item[:2])
+    nearest = " | ".join(f"{spec}: {difference}" for _, spec, difference in distances[:NEAREST])
+    raise InputError(
+        where, expected="the tensors of a known architecture", found=f"no exact match, nearest {nearest or 'none'}",
+        fix="name yours with --arch (torchvision:NAME, timm:NAME, path/file.py:factory)",
+    )  # fmt: skip
+
+
+def _plausible(candidate: Architecture, first: str) -> bool:
+    """Skip nets that are slow to build and whose first tensor is called otherwise."""
+    heavy = ("vit", "swin", "maxvit", "efficientnet", "regnet", "convnext", "densenet", "inception", "googlenet")
+    name = candidate.spec.partition(":")[2]
+    if not name.startswith(heavy):
+        return True
+    starts = {
+        "vit": "class_token", "swin": "features.0", "maxvit": "stem", "efficientnet": ("features.0", "conv_stem"),
+        "regnet": "stem", "convnext": ("features.0", "stem"), "densenet": "features.conv0",
+        "inception": "Conv2d_1a", "googlenet": "conv1.conv",
+    }  # fmt: skip
+    return first.startswith(next(start for kind, start in starts.items() if name.startswith(kind)))

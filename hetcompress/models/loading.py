@@ -1,0 +1,102 @@
+"""From a file to a model: read, find or build the architecture, load strictly."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from hetcompress.errors import InputError, UsageError
+from hetcompress.files import sha256_of
+from hetcompress.models.architectures import Architecture, input_spec_of, parse_architecture
+from hetcompress.models.base import InputSpec
+from hetcompress.models.checkpoints import read_state_dict
+from hetcompress.models.identification import differences, identify, number_of_classes
+
+__all__ = ["LoadedModel", "load_model"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A trained model and where it came from.
+
+    Attributes:
+        model: In eval mode, on the CPU.
+        architecture: What builds it.
+        input_spec: Its images, where the architecture tells.
+        sha256: Of the checkpoint file.
+    """
+
+    model: nn.Module
+    architecture: Architecture
+    input_spec: InputSpec | None
+    sha256: str
+
+
+def load_model(
+    path: Path,
+    *,
+    arch: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    trust_pickle: bool = False,
+    prefer_ema: bool = False,
+) -> LoadedModel:
+    """Load a checkpoint into the architecture that it belongs to.
+
+    Args:
+        path: The checkpoint.
+        arch: What builds the model; None finds it.
+        arguments: Keyword arguments of the factory; a class count that is not given is taken from the checkpoint.
+        trust_pickle: See `read_state_dict`.
+        prefer_ema: See `read_state_dict`.
+
+    Raises:
+        InputError: The file is unusable, or does not fit.
+        UsageError: The architecture cannot be built.
+    """
+    if arch is None and arguments:
+        raise UsageError("--arch-arg", expected="--arch beside it", found="none", fix="name the architecture")
+    known = parse_architecture(arch, arguments) if arch is not None else None
+    tensors = read_state_dict(path, trust_pickle=trust_pickle, prefer_ema=prefer_ema)
+    architecture = known or identify(tensors, f"checkpoint {path}")
+    if known is not None:
+        architecture = _with_classes(known, tensors)
+    model = architecture.build()
+    _load(path, model, tensors, architecture)
+    return LoadedModel(model.eval(), architecture, input_spec_of(architecture, model), sha256_of(path))
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _with_classes(architecture: Architecture, tensors: Mapping[str, Tensor]) -> Architecture:
+    """Take the class count from the checkpoint where none is given and that makes it fit."""
+    classes = number_of_classes(tensors)
+    if classes is None or "num_classes" in architecture.arguments:
+        return architecture
+    if differences(_shapes(tensors), _shapes(architecture.build().state_dict())).size == 0:
+        return architecture
+    counted = Architecture(architecture.spec, {**architecture.arguments, "num_classes": classes})
+    try:
+        fits = differences(_shapes(tensors), _shapes(counted.build().state_dict())).size == 0
+    except UsageError:
+        return architecture  # the factory takes no class count
+    return counted if fits else architecture
+
+
+def _load(path: Path, model: nn.Module, tensors: Mapping[str, Tensor], architecture: Architecture) -> None:
+    difference = differences(_shapes(tensors), _shapes(model.state_dict()))
+    if difference.size:
+        classes, fix = number_of_classes(tensors), "name the right one with --arch, or its arguments with --arch-arg"
+        if not difference.missing and not difference.unexpected and len(difference.reshaped) <= 2:
+            fix = f"the checkpoint has {classes} classes: pass --arch-arg num_classes={classes}"
+        raise InputError(
+            f"checkpoint {path}", expected=f"the tensors of {architecture.spec} {architecture.arguments or ''}".strip(),
+            found=str(difference), fix=fix,
+        )  # fmt: skip
+    own = model.state_dict()
+    model.load_state_dict({name: tensor for name, tensor in tensors.items() if name in own}, strict=False)
