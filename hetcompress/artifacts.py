@@ -217,7 +217,7 @@ class RunFolder:
         if not self.pruned.exists():
             raise InputError(
                 f"run folder {self.path}", expected="a pruned model", found="none",
-                fix="run `hetcompress finetune --data NAME` first, or `hetcompress prune --mac-ratio 2` without training",
+                fix="run `hetcompress finetune --data NAME` first, or `hetcompress prune --mac-ratio 2`, untrained",
             )  # fmt: skip
         return _load_weights(self.pruned, pruned_skeleton(self._converted()), "hetcompress finetune")
 

@@ -46,8 +46,8 @@ class ShapeSettings:
     mac_ratio: float | None = None
     method: str = "sensitivity"
     penalty: str | None = None
-    stage1: float = 0.4
-    ramp: float = 0.9
+    stage1: float = 0.16
+    ramp: float = 0.95
     every: int = 16
     recalibration: int = 40
 

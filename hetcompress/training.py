@@ -59,13 +59,13 @@ class TrainSettings:
     max_steps: int | None = None
     batch_size: int = 128
     opt: str = "sgd"
-    lr: float = 0.01
+    lr: float = 0.04
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    sched: str = "onecycle"
+    sched: str = "cosine"
     warmup: float = 0.1
     smoothing: float = 0.0
-    distill: float = 0.5
+    distill: float = 0.7
     temperature: float = 4.0
     amp_dtype: str = "auto"
     channels_last: bool = True

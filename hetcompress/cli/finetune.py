@@ -39,27 +39,27 @@ def finetune(
     penalty: Annotated[
         OptionalText, typer.Option(help="Of method penalty: density or macs.", rich_help_panel=SHAPES)
     ] = None,
-    stage1: Annotated[float, typer.Option(help="Share of the steps that learn shapes.", rich_help_panel=SHAPES)] = 0.4,
+    stage1: Annotated[float, typer.Option(help="Share of the steps that learn shapes.", rich_help_panel=SHAPES)] = 0.16,
     ramp: Annotated[
         float, typer.Option(help="Share of stage 1 over which the budget tightens.", rich_help_panel=SHAPES)
-    ] = 0.9,
+    ] = 0.95,
     epochs: Annotated[int, typer.Option(help="Passes over the data, both stages.", rich_help_panel=TRAINING)] = 4,
     max_steps: Annotated[
         OptionalInt, typer.Option(help="At most this many steps, for a smoke run.", rich_help_panel=TRAINING)
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", rich_help_panel=TRAINING)] = 128,
     opt: Annotated[str, typer.Option(help="sgd or adamw.", rich_help_panel=TRAINING)] = "sgd",
-    lr: Annotated[float, typer.Option(help="Highest learning rate.", rich_help_panel=TRAINING)] = 0.02,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.", rich_help_panel=TRAINING)] = 0.04,
     momentum: Annotated[float, typer.Option(rich_help_panel=TRAINING)] = 0.9,
     weight_decay: Annotated[float, typer.Option("--weight-decay", "--wd", rich_help_panel=TRAINING)] = 1e-4,
-    sched: Annotated[str, typer.Option(help="cosine, onecycle or constant.", rich_help_panel=TRAINING)] = "onecycle",
+    sched: Annotated[str, typer.Option(help="cosine, onecycle or constant.", rich_help_panel=TRAINING)] = "cosine",
     warmup: Annotated[
         float, typer.Option(help="Share of the run over which the learning rate rises.", rich_help_panel=TRAINING)
     ] = 0.1,
     smoothing: Annotated[float, typer.Option("--smoothing", "--label-smoothing", rich_help_panel=TRAINING)] = 0.0,
     distill: Annotated[
         float, typer.Option(help="Weight of distillation from the dense source; 0 is off.", rich_help_panel=TRAINING)
-    ] = 0.5,
+    ] = 0.7,
     temperature: Annotated[float, typer.Option(help="Of the distillation.", rich_help_panel=TRAINING)] = 4.0,
     amp_dtype: Annotated[
         str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=TRAINING)

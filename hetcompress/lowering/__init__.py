@@ -1,1 +1,15 @@
-"""Placeholder."""
+"""Lowering: pruned convolutions become the same function made of smaller dense operators."""
+
+from hetcompress.lowering import (  # noqa: F401  each enters itself into LOWERINGS
+    crop,
+    dense,
+    filter_split,
+    pointwise_plus,
+    shape_sum,
+    tap_gemm,
+)
+from hetcompress.lowering.base import LOWERINGS, Lowering, Verdict
+from hetcompress.lowering.choice import ORDER, Lowered, LoweredLayer, lower
+from hetcompress.lowering.folding import fold_batch_norms
+
+__all__ = ["LOWERINGS", "ORDER", "Lowered", "LoweredLayer", "Lowering", "Verdict", "fold_batch_norms", "lower"]

@@ -1,0 +1,160 @@
+"""Lower a whole model: fold batch norms, choose a form for each pruned layer, prove that nothing changed."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hetcompress.errors import VerificationError
+from hetcompress.lowering.base import LOWERINGS
+from hetcompress.lowering.folding import fold_batch_norms
+from hetcompress.lowering.pieces import conv_weights
+from hetcompress.nn import HetConv2d
+from hetcompress.surgery import named_modules_of, replace_modules_
+
+__all__ = ["ORDER", "Lowered", "LoweredLayer", "lower"]
+
+ORDER = ("dense", "crop", "pointwise-plus", "shape-sum", "tap-gemm", "filter-split")
+"""From the simplest form to the most involved; of two that cost alike the simpler one is taken."""
+
+LEAST_SAVING = 0.1
+"""Share of the simpler form's MACs that a more involved one must save."""
+
+TOLERANCE = 1e-5
+"""Largest difference relative to the largest output, against the layer computed in double precision."""
+
+MODEL_TOLERANCE = 1e-4
+"""The same for the whole model, where rounding adds up over the layers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoweredLayer:
+    """What a layer was lowered to.
+
+    Attributes:
+        name: Of the layer.
+        form: The chosen lowering.
+        macs_dense: MACs of the layer without a mask, on one image.
+        macs_executed: MACs of the chosen form.
+        refused: The other lowerings and why they were not taken.
+    """
+
+    name: str
+    form: str
+    macs_dense: int
+    macs_executed: int
+    refused: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Lowered:
+    """A lowered model and how it came about.
+
+    Attributes:
+        model: Plain convolutions only, in eval mode.
+        layers: Every pruned layer.
+        max_difference: Largest difference of an output to the model before, on random images.
+    """
+
+    model: nn.Module
+    layers: tuple[LoweredLayer, ...]
+    max_difference: float
+
+
+def lower(model: nn.Module, example_input: Float[Tensor, "n c h w"], *, rules: Sequence[str] = ORDER) -> Lowered:
+    """Return a copy of a pruned model in which every `HetConv2d` has become the form with the fewest MACs.
+
+    Args:
+        model: With `HetConv2d` layers; it is left alone.
+        example_input: Its shape is that of the images.
+        rules: Lowerings to choose from, the simplest first.
+
+    Raises:
+        VerificationError: A form, or the whole, computes something else.
+    """
+    folded = fold_batch_norms(model, example_input)
+    shapes = _input_shapes(folded, example_input)
+    forms: dict[str, nn.Module] = {}
+    layers = []
+    for name, layer in named_modules_of(folded, HetConv2d).items():
+        chosen, form, refused = _choose(layer, rules)
+        shape, positions = shapes.get(name, ((1, layer.in_channels, 16, 16), 0))
+        _verify_layer(name, chosen, layer, form, shape)
+        forms[name] = form
+        executed = conv_weights(form) * positions
+        layers.append(LoweredLayer(name, chosen, layer.weight.numel() * positions, executed, refused))
+    lowered = replace_modules_(copy.deepcopy(folded), forms).eval()
+    return Lowered(lowered, tuple(layers), _verify_model(model, lowered, example_input))
+
+
+def _choose(layer: HetConv2d, rules: Sequence[str]) -> tuple[str, nn.Module, dict[str, str]]:
+    best_name, best, best_cost = "", None, 0
+    refused: dict[str, str] = {}
+    for name in rules:
+        rule = LOWERINGS[name]()
+        verdict = rule.check(layer)
+        if not verdict.ok:
+            refused[name] = verdict.reason
+            continue
+        form = rule.rewrite(layer)
+        cost = conv_weights(form)
+        if best is None or cost <= (1 - LEAST_SAVING) * best_cost:
+            if best is not None:
+                refused[best_name] = f"{best_cost:,} MACs a position, {name} has {cost:,}"
+            best_name, best, best_cost = name, form, cost
+        else:
+            refused[name] = f"{cost:,} MACs a position, the simpler {best_name} has {best_cost:,}"
+    assert best is not None, "dense always applies"
+    return best_name, best, refused
+
+
+@torch.no_grad()
+def _input_shapes(model: nn.Module, example_input: Tensor) -> dict[str, tuple[tuple[int, ...], int]]:
+    """Return the input shape of each layer, for one image, and its output positions over all calls."""
+    found: dict[str, tuple[tuple[int, ...], int]] = {}
+    handles = []
+    for name, layer in named_modules_of(model, HetConv2d).items():
+
+        def note(_module: nn.Module, inputs: Any, output: Tensor, name: str = name) -> None:
+            positions = output.shape[-2] * output.shape[-1] + found.get(name, ((), 0))[1]
+            found[name] = ((1, *inputs[0].shape[-3:]), positions)
+
+        handles.append(layer.register_forward_hook(note))
+    try:
+        model(example_input[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+@torch.no_grad()
+def _verify_layer(name: str, chosen: str, layer: HetConv2d, form: nn.Module, shape: tuple[int, ...]) -> None:
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(layer.weight)
+    expected = copy.deepcopy(layer).double()(images.double())
+    found = form(images)
+    difference = float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
+    if not difference <= TOLERANCE * max(float(expected.abs().max()), 1e-12):
+        raise VerificationError(
+            f"layer {name} lowered to {chosen}", expected=f"the same outputs within {TOLERANCE:g}",
+            found=f"a difference of {difference:.3g} at outputs up to {float(expected.abs().max()):.3g}",
+        )  # fmt: skip
+
+
+@torch.no_grad()
+def _verify_model(model: nn.Module, lowered: nn.Module, example_input: Tensor) -> float:
+    images = torch.randn(2, *example_input.shape[1:], generator=torch.Generator().manual_seed(0))
+    expected = copy.deepcopy(model).eval()(images)
+    difference = float((lowered(images) - expected).abs().max())
+    if not difference <= MODEL_TOLERANCE * max(float(expected.abs().max()), 1e-12):
+        raise VerificationError(
+            "lowering", expected=f"the same outputs within {MODEL_TOLERANCE:g} of the largest",
+            found=f"a difference of {difference:.3g} at outputs up to {float(expected.abs().max()):.3g}",
+        )  # fmt: skip
+    return difference

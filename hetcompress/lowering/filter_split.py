@@ -1,0 +1,113 @@
+"""filter-split: filters with different masks are computed apart, or as the groups of one convolution.
+
+Sets of filters whose masks agree are lowered each by the simple form with the fewest MACs, and put side by side.  Where
+all sets have the same size and the same number of channels with more than the shared tap (HetConv's comb), the whole is
+
+    1x1 over all channels  +  one group convolution over each set's own channels, gathered.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hetcompress.lowering.base import LOWERINGS, Lowering, Verdict
+from hetcompress.lowering.crop import cropped
+from hetcompress.lowering.pieces import Box, Geometry, Piece, conv_weights, surrounded
+from hetcompress.lowering.pointwise_plus import pointwise_plus
+from hetcompress.lowering.shape_sum import shape_sum
+from hetcompress.lowering.tap_gemm import tap_gemm
+from hetcompress.nn import HetConv2d
+from hetcompress.nn.lowered import Branch, Concat, Pad, Sum
+
+__all__ = ["FilterSplit"]
+
+MOST_SETS = 64
+
+
+def filter_sets(layer: HetConv2d) -> list[list[int]]:
+    """Return the filters of each distinct mask, within each conv group."""
+    mask = (layer.mask() > 0).flatten(1)
+    size = layer.out_channels // layer.groups
+    sets: dict[tuple[int, bytes], list[int]] = {}
+    for number, row in enumerate(mask.to(torch.uint8)):
+        sets.setdefault((number // size, row.numpy(force=True).tobytes()), []).append(number)
+    return list(sets.values())
+
+
+def simplest_best(piece: Piece) -> nn.Module:
+    """Return the simple form of a piece with the fewest MACs, the simplest of equals."""
+    forms = [cropped(piece), pointwise_plus(piece), shape_sum(piece), tap_gemm(piece)]
+    return min((form for form in forms if form is not None), key=conv_weights)
+
+
+def grouped(layer: HetConv2d, sets: list[list[int]]) -> nn.Module | None:
+    """Return a 1x1 and a group convolution, added, that compute the filters set by set; None if sets are not alike."""
+    pieces = [Piece.of(layer, members) for members in sets]
+    counts = [piece.taps.flatten(1).sum(1) for piece in pieces]
+    more = [(count > 1).nonzero().flatten().tolist() for count in counts]
+    alike = len({len(members) for members in sets}) == 1 and len({len(channels) for channels in more}) == 1
+    if layer.groups > 1 or not alike or not more[0]:
+        return None
+    singles = torch.stack(
+        [piece.taps.flatten(1)[count == 1].sum(0) for piece, count in zip(pieces, counts, strict=True)]
+    )
+    tap = int(singles.sum(0).argmax())
+    if bool(singles.sum(0).sum() - singles[:, tap].sum()):
+        return None  # a channel has another tap alone
+    whole = Piece.of(layer, [number for members in sets for number in members])
+    height, width = whole.geometry.kernel_size
+    row, column = tap // width, tap % width
+    alive = whole.taps[:, row, column].nonzero().flatten().tolist()
+    rest = torch.cat([piece.weight[:, channels] for piece, channels in zip(pieces, more, strict=True)])
+    rest = rest.clone()
+    rest[:, :, row, column] = 0  # the 1x1 carries it
+    return Sum(
+        [
+            whole.branch(alive, (row, column, 1, 1), bias=True),
+            _group_branch(whole, pieces, more, rest, (0, 0, height, width)),
+        ]
+    )
+
+
+def _group_branch(whole: Piece, pieces: list[Piece], more: list[list[int]], weight: torch.Tensor, box: Box) -> Branch:
+    sides = whole.geometry.sides_of(box)
+    both = (max(0, min(sides[2:])), max(0, min(sides[:2])))
+    rest = (sides[0] - both[1], sides[1] - both[1], sides[2] - both[0], sides[3] - both[0])
+    conv = whole.conv(
+        weight, bias=False, stride=whole.geometry.stride, padding=both, dilation=whole.geometry.dilation,
+        groups=len(pieces),
+    )  # fmt: skip
+    channels = [piece.channels[c] for piece, chosen in zip(pieces, more, strict=True) for c in chosen]
+    return Branch(conv, channels, Pad(rest) if any(rest) else None)
+
+
+@LOWERINGS.register("filter-split")
+class FilterSplit(Lowering):
+    """Sets of filters, each in its own form."""
+
+    name = "filter-split"
+
+    def check(self, layer: HetConv2d) -> Verdict:
+        """Say whether there are several sets, and not too many."""
+        sets = filter_sets(layer)
+        if len(sets) < 2:
+            return Verdict(False, "all filters have the same mask")
+        if len(sets) > MOST_SETS:
+            return Verdict(False, f"{len(sets)} sets of filters have different masks; more than {MOST_SETS} do not pay")
+        return Verdict(True, f"{len(sets)} sets of filters")
+
+    def rewrite(self, layer: HetConv2d) -> nn.Module:
+        """Return the group convolution where the sets are alike and it has no more MACs, else the sets side by side."""
+        sets = filter_sets(layer)
+        together = grouped(layer, sets)
+        apart = [simplest_best(Piece.of(layer, members)) for members in sets]
+        places = [number for members in sets for number in members]
+        order = [places.index(number) for number in range(layer.out_channels)]
+        in_order = order == sorted(order)
+        # one group convolution replaces many small ones, which is worth the repeated centre taps
+        if together is not None:
+            form: nn.Module = together if in_order else Concat([together], order)
+        else:
+            form = Concat(apart, None if in_order else order)
+        return surrounded(Geometry.of(layer), form)

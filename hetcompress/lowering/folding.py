@@ -1,0 +1,114 @@
+"""Folding batch norms into the convolutions before them, without tracing the model.
+
+In evaluation ``bn(conv(x, W) + b) = conv(x, W * s) + (b - mean) * s + beta`` with ``s = gamma / sqrt(var + eps)``.  The
+model is run once.  A pair is folded only if the norm's input is the convolution's output, nothing else reads that
+output, and both run once.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from hetcompress.nn import HetConv2d
+from hetcompress.surgery import named_modules_of, replace_modules_
+
+__all__ = ["fold_batch_norms"]
+
+FOLDABLE = (nn.Conv2d, HetConv2d)
+
+
+class _Readers(TorchFunctionMode):
+    """Counts how many functions read each watched tensor, and keeps the tensors alive so that ids stay theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watched: dict[int, Tensor] = {}
+        self.reads: dict[int, int] = {}
+
+    def watch(self, tensor: Tensor) -> None:
+        self.watched[id(tensor)] = tensor
+        self.reads[id(tensor)] = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name != "__get__":  # looking at .shape or .device reads no values
+            for leaf in tree_leaves((args, kwargs or {})):
+                if isinstance(leaf, Tensor) and id(leaf) in self.watched:
+                    self.reads[id(leaf)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def _pairs(model: nn.Module, example_input: Tensor) -> list[tuple[str, str]]:
+    """Return the names of convolutions and of the norms that alone read them."""
+    readers = _Readers()
+    made_by: dict[int, str] = {}
+    runs: dict[str, int] = {}
+    pairs: list[tuple[str, str, int]] = []
+    handles = []
+    for name, module in model.named_modules():
+        runs[name] = 0
+
+        def before(_module: nn.Module, inputs: Any, name: str = name) -> None:
+            runs[name] += 1
+            if type(_module) is nn.BatchNorm2d and inputs and id(inputs[0]) in made_by:
+                pairs.append((made_by[id(inputs[0])], name, id(inputs[0])))
+
+        def after(module: nn.Module, _inputs: Any, output: Any, name: str = name) -> None:
+            if type(module) in FOLDABLE:
+                readers.watch(output)
+                made_by[id(output)] = name
+
+        handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+    try:
+        with readers:
+            model(example_input)
+    finally:
+        for handle in handles:
+            handle.remove()
+    norms = named_modules_of(model, nn.BatchNorm2d, exact=True)
+    return [
+        (conv, norm)
+        for conv, norm, key in pairs
+        if runs[conv] == runs[norm] == 1 and readers.reads[key] == 1 and norms[norm].running_var is not None
+    ]
+
+
+@torch.no_grad()
+def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    new = copy.deepcopy(conv)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    # in double precision, so that folding costs no more than one rounding
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight.double()
+    bias = -norm.running_mean.double() if conv.bias is None else conv.bias.double() - norm.running_mean.double()
+    shift = 0.0 if norm.bias is None else norm.bias.double()
+    new.weight.copy_((conv.weight.double() * scale[:, None, None, None]).to(conv.weight.dtype))
+    new.bias = nn.Parameter((bias * scale + shift).to(conv.weight.dtype))
+    return new
+
+
+def fold_batch_norms(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> nn.Module:
+    """Return a copy in eval mode whose batch norms are folded into the convolutions before them, where that is exact.
+
+    Args:
+        model: Any model; it is left alone.
+        example_input: Images for one run.
+    """
+    new = copy.deepcopy(model).eval()
+    replacements: dict[str, nn.Module] = {}
+    for conv_name, norm_name in _pairs(new, example_input):
+        conv, norm = new.get_submodule(conv_name), new.get_submodule(norm_name)
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
+        replacements[conv_name] = _folded(conv, norm)
+        replacements[norm_name] = nn.Identity()
+    return replace_modules_(new, replacements)

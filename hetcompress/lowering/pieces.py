@@ -1,0 +1,184 @@
+"""Pieces: some filters of a convolution over some of its input channels, and the small convolutions made from them.
+
+A small convolution holds the taps of one box (rows r..r+h, columns c..c+w of the kernel).  With padding ``top`` and
+dilation ``d``, the box sees the image as the whole kernel does if its own padding is ``top - r * d`` above and
+``bottom - (kh - r - h) * d`` below, and likewise to the sides.  Negative padding cuts pixels off.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from hetcompress.nn import HetConv2d
+from hetcompress.nn.lowered import Branch, Pad
+
+__all__ = ["Box", "Geometry", "Piece", "bounding_box", "conv_weights", "surrounded"]
+
+Box = tuple[int, int, int, int]
+"""First row, first column, height, width."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """How a convolution moves over the image.
+
+    Attributes:
+        kernel_size: Rows and columns.
+        stride: Rows and columns.
+        dilation: Rows and columns.
+        sides: Padding left, right, top, bottom.
+        mode: What the padding is made of, as `torch.nn.functional.pad` says it.
+    """
+
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    sides: tuple[int, int, int, int]
+    mode: str
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d) -> Geometry:
+        """Return the geometry of a convolution."""
+        size = (conv.kernel_size[0], conv.kernel_size[1])
+        dilation = (conv.dilation[0], conv.dilation[1])
+        if conv.padding == "same":
+            totals = [d * (k - 1) for d, k in zip(dilation, size, strict=True)]
+            top, left = (total // 2 for total in totals)
+            sides = (left, totals[1] - left, top, totals[0] - top)
+        elif conv.padding == "valid":
+            sides = (0, 0, 0, 0)
+        else:
+            rows, columns = int(conv.padding[0]), int(conv.padding[1])
+            sides = (columns, columns, rows, rows)
+        mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+        return cls(size, (conv.stride[0], conv.stride[1]), dilation, sides, mode)
+
+    @property
+    def inner(self) -> Geometry:
+        """The geometry of what runs inside `surrounded`, which has put other padding than zeros on already."""
+        return self if self.mode == "constant" else dataclasses.replace(self, sides=(0, 0, 0, 0), mode="constant")
+
+    def sides_of(self, box: Box) -> tuple[int, int, int, int]:
+        """Return the padding with which the taps of `box` alone see what they see in the whole kernel."""
+        row, column, height, width = box
+        left, right, top, bottom = self.sides
+        rows, columns = self.dilation
+        return (
+            left - column * columns,
+            right - (self.kernel_size[1] - column - width) * columns,
+            top - row * rows,
+            bottom - (self.kernel_size[0] - row - height) * rows,
+        )
+
+
+def surrounded(geometry: Geometry, module: nn.Module) -> nn.Module:
+    """Put padding other than zeros around the image, once, before `module`."""
+    if geometry.mode == "constant" or not any(geometry.sides):
+        return module
+    return nn.Sequential(Pad(geometry.sides, geometry.mode), module)
+
+
+def bounding_box(taps: Bool[Tensor, "kh kw"]) -> Box:
+    """Return the smallest box around the kept taps; the centre tap where there are none."""
+    if not bool(taps.any()):
+        return taps.shape[0] // 2, taps.shape[1] // 2, 1, 1
+    rows, columns = taps.any(1).nonzero().flatten(), taps.any(0).nonzero().flatten()
+    top, left = int(rows[0]), int(columns[0])
+    return top, left, int(rows[-1]) - top + 1, int(columns[-1]) - left + 1
+
+
+def conv_weights(module: nn.Module) -> int:
+    """Return the weights of all convolutions of a form: its MACs for each output position."""
+    return sum(conv.weight.numel() for conv in module.modules() if isinstance(conv, nn.Conv2d))
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """Some filters over some input channels, without conv groups.
+
+    Attributes:
+        weight: Zero outside the mask, (filters, channels, kh, kw).
+        mask: The kept taps.
+        bias: Of the filters, or None.
+        channels: Which input channels of the layer these are.
+        in_channels: How many the layer has.
+        geometry: How the kernel moves.
+    """
+
+    weight: Float[Tensor, "filters channels kh kw"]
+    mask: Bool[Tensor, "filters channels kh kw"]
+    bias: Float[Tensor, " filters"] | None
+    channels: tuple[int, ...]
+    in_channels: int
+    geometry: Geometry
+
+    @classmethod
+    def of(cls, layer: HetConv2d, filters: Sequence[int] | None = None) -> Piece:
+        """Return some filters, all of one conv group, of a layer; None for all of a layer without conv groups."""
+        chosen = list(range(layer.out_channels)) if filters is None else list(filters)
+        mask = layer.mask()[chosen] > 0
+        width = layer.in_channels // layer.groups
+        first = chosen[0] // (layer.out_channels // layer.groups) * width
+        bias = None if layer.bias is None else layer.bias.detach()[chosen]
+        return cls(
+            layer.weight.detach()[chosen] * mask, mask, bias, tuple(range(first, first + width)), layer.in_channels,
+            Geometry.of(layer).inner,
+        )  # fmt: skip
+
+    @property
+    def taps(self) -> Bool[Tensor, "channels kh kw"]:
+        """The taps of each channel that any filter keeps."""
+        return self.mask.any(0)
+
+    @property
+    def alive(self) -> list[int]:
+        """Channels (counted within the piece) that any filter reads; the first where none is, so that one remains."""
+        return self.taps.flatten(1).any(1).nonzero().flatten().tolist() or [0]
+
+    def branch(self, channels: Sequence[int], box: Box, *, bias: bool) -> Branch:
+        """Return the convolution of one box over some channels (counted within the piece).
+
+        Args:
+            channels: What it reads.
+            box: The taps that it holds.
+            bias: Whether it adds the bias.
+        """
+        row, column, height, width = box
+        weight = self.weight[:, list(channels), row : row + height, column : column + width]
+        sides = self.geometry.sides_of(box)
+        # what both sides have in common the convolution pads itself; runtimes do that for free
+        both = (max(0, min(sides[2:])), max(0, min(sides[:2])))
+        rest = (sides[0] - both[1], sides[1] - both[1], sides[2] - both[0], sides[3] - both[0])
+        conv = self.conv(weight, padding=both, bias=bias, stride=self.geometry.stride, dilation=self.geometry.dilation)
+        chosen = [self.channels[channel] for channel in channels]
+        everything = chosen == list(range(self.in_channels))
+        return Branch(conv, None if everything else chosen, Pad(rest) if any(rest) else None)
+
+    def conv(
+        self,
+        weight: Tensor,
+        *,
+        bias: bool,
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int] = (0, 0),
+        dilation: tuple[int, int] = (1, 1),
+        groups: int = 1,
+    ) -> nn.Conv2d:
+        """Return a convolution with these weights, and the piece's bias if asked for and there."""
+        with_bias = bias and self.bias is not None
+        conv = nn.Conv2d(
+            weight.shape[1] * groups, weight.shape[0], (weight.shape[2], weight.shape[3]), stride, padding, dilation,
+            groups, with_bias, device=weight.device, dtype=weight.dtype,
+        )  # fmt: skip
+        with torch.no_grad():
+            conv.weight.copy_(weight)
+            if with_bias:
+                assert conv.bias is not None
+                assert self.bias is not None
+                conv.bias.copy_(self.bias)
+        return conv

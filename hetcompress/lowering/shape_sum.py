@@ -1,0 +1,77 @@
+"""shape-sum: one small convolution for each shape, over the channels that have it, added up.
+
+``conv(x, W) = sum over boxes B of conv(x[c in B], W[:, c in B, box B])``, where a channel belongs to the smallest box
+around the taps that any filter keeps of it.  Boxes are merged, cheapest first, until few are left.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from hetcompress.lowering.base import LOWERINGS, Lowering, Verdict
+from hetcompress.lowering.pieces import Box, Geometry, Piece, bounding_box, surrounded
+from hetcompress.nn import HetConv2d
+from hetcompress.nn.lowered import Sum
+
+__all__ = ["ShapeSum", "shape_sum"]
+
+MOST_BRANCHES = 6
+"""More small convolutions cost more in overhead than their MACs save."""
+
+
+def boxes_of(piece: Piece) -> dict[Box, list[int]]:
+    """Return the channels of each box, at most `MOST_BRANCHES` boxes."""
+    boxes: dict[Box, list[int]] = {}
+    taps = piece.taps
+    for channel in piece.alive:
+        boxes.setdefault(bounding_box(taps[channel]), []).append(channel)
+    while len(boxes) > MOST_BRANCHES:
+        _, first, second = min(
+            (_merged_cost(a, b, len(boxes[a]), len(boxes[b])), a, b) for a in boxes for b in boxes if a < b
+        )
+        channels = sorted(boxes.pop(first) + boxes.pop(second))
+        union = _union(first, second)
+        boxes[union] = sorted(boxes.get(union, []) + channels)
+    return boxes
+
+
+def _union(a: Box, b: Box) -> Box:
+    top, left = min(a[0], b[0]), min(a[1], b[1])
+    bottom, right = max(a[0] + a[2], b[0] + b[2]), max(a[1] + a[3], b[1] + b[3])
+    return top, left, bottom - top, right - left
+
+
+def _merged_cost(a: Box, b: Box, channels_a: int, channels_b: int) -> int:
+    """Return the taps that merging adds."""
+    union = _union(a, b)
+    return (channels_a + channels_b) * union[2] * union[3] - channels_a * a[2] * a[3] - channels_b * b[2] * b[3]
+
+
+def shape_sum(piece: Piece) -> nn.Module | None:
+    """Return the sum over boxes; None if there is only one."""
+    boxes = boxes_of(piece)
+    if len(boxes) < 2:
+        return None
+    return Sum([piece.branch(channels, box, bias=i == 0) for i, (box, channels) in enumerate(boxes.items())])
+
+
+@LOWERINGS.register("shape-sum")
+class ShapeSum(Lowering):
+    """A sum of small convolutions."""
+
+    name = "shape-sum"
+
+    def check(self, layer: HetConv2d) -> Verdict:
+        """Say whether channels differ in their boxes."""
+        if layer.groups > 1:
+            return Verdict(False, "the convolution has groups")
+        boxes = boxes_of(Piece.of(layer))
+        if len(boxes) < 2:
+            return Verdict(False, "all channels have the same box")
+        return Verdict(True, f"{len(boxes)} convolutions")
+
+    def rewrite(self, layer: HetConv2d) -> nn.Module:
+        """Return the sum."""
+        form = shape_sum(Piece.of(layer))
+        assert form is not None
+        return surrounded(Geometry.of(layer), form)

@@ -1,0 +1,149 @@
+"""The modules that lowerings build from: convolutions over some channels, shifted, summed and put side by side.
+
+They hold plain convolutions and index buffers only, so that `torch.export` and the ONNX exporter see stock operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["Branch", "Concat", "Pad", "Sum", "TapGather"]
+
+Sides = tuple[int, int, int, int]
+"""Left, right, top, bottom, as `torch.nn.functional.pad` counts them."""
+
+
+class Pad(nn.Module):
+    """Zeros (or another padding mode) around an image where a side is positive; pixels cut off where it is negative.
+
+    Args:
+        sides: Left, right, top, bottom.
+        mode: As for `torch.nn.functional.pad`.
+    """
+
+    def __init__(self, sides: Sides, mode: str = "constant") -> None:
+        super().__init__()
+        left, right, top, bottom = sides
+        self.grow = (max(left, 0), max(right, 0), max(top, 0), max(bottom, 0))
+        # an end of None and not -0 keeps the last pixels
+        self.rows = slice(max(-top, 0), -max(-bottom, 0) or None)
+        self.columns = slice(max(-left, 0), -max(-right, 0) or None)
+        self.mode = mode
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
+        """Return the padded image.  It grows before it is cut, since a cut may be larger than the image was."""
+        if any(self.grow):
+            x = F.pad(x, self.grow, mode=self.mode)
+        if self.rows != slice(0, None) or self.columns != slice(0, None):
+            x = x[:, :, self.rows, self.columns]
+        return x
+
+    def extra_repr(self) -> str:
+        """Return the sides."""
+        return f"grow={self.grow}, rows={self.rows}, columns={self.columns}, mode={self.mode}"
+
+
+class Branch(nn.Module):
+    """Picks channels, pads, convolves.
+
+    Args:
+        conv: The convolution.
+        channels: Which input channels it reads, in its order; None for all.
+        pad: Padding that the convolution cannot express itself; None for none.
+    """
+
+    channels: Tensor | None
+
+    def __init__(self, conv: nn.Conv2d, channels: Sequence[int] | None = None, pad: Pad | None = None) -> None:
+        super().__init__()
+        self.conv = conv
+        self.pad = pad
+        index = None if channels is None else torch.tensor(list(channels), device=conv.weight.device)
+        self.register_buffer("channels", index)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
+        """Return conv(pad(x[channels]))."""
+        if self.channels is not None:
+            x = x.index_select(1, self.channels)
+        if self.pad is not None:
+            x = self.pad(x)
+        return self.conv(x)  # type: ignore[no-any-return]
+
+
+class TapGather(nn.Module):
+    """One 1x1 convolution over chosen (channel, tap) pairs: a convolution as a matrix product over the taps it has.
+
+    Args:
+        conv: 1x1, unit stride, one input channel for each pair.
+        pairs: Index of each pair in the list of shifted images, tap by tap, all channels of a tap together.
+        shifts: Row and column at which each tap begins in the padded image.
+        pad: What surrounds the image.
+        kernel_extent: Rows and columns that a kernel spans, dilation included.
+        stride: Of the convolution that this replaces.
+    """
+
+    pairs: Tensor
+
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        pairs: Sequence[int],
+        *,
+        shifts: Sequence[tuple[int, int]],
+        pad: Pad,
+        kernel_extent: tuple[int, int],
+        stride: tuple[int, int],
+    ) -> None:
+        super().__init__()
+        self.conv, self.pad, self.shifts = conv, pad, tuple(shifts)
+        self.kernel_extent, self.stride = kernel_extent, stride
+        self.register_buffer("pairs", torch.tensor(list(pairs), device=conv.weight.device))
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
+        """Return the convolution of the chosen taps."""
+        x = self.pad(x)
+        height, width = x.shape[2] - self.kernel_extent[0] + 1, x.shape[3] - self.kernel_extent[1] + 1
+        rows, columns = self.stride
+        views = [x[:, :, y : y + height : rows, z : z + width : columns] for y, z in self.shifts]
+        return self.conv(torch.cat(views, 1).index_select(1, self.pairs))  # type: ignore[no-any-return]
+
+
+class Sum(nn.Module):
+    """Adds what its parts make of the same input."""
+
+    def __init__(self, parts: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
+        """Return the sum; each addition follows its convolution directly, so that runtimes fuse both."""
+        total = self.parts[0](x)
+        for part in self.parts[1:]:
+            total = total + part(x)
+        return total  # type: ignore[no-any-return]
+
+
+class Concat(nn.Module):
+    """Puts the channels that its parts make of the same input side by side.
+
+    Args:
+        parts: Each makes some filters.
+        order: Where each filter of the result stands in the concatenation; None if they are in order.
+    """
+
+    order: Tensor | None
+
+    def __init__(self, parts: Sequence[nn.Module], order: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.register_buffer("order", None if order is None else torch.tensor(list(order)))
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
+        """Return all filters in order."""
+        filters = torch.cat([part(x) for part in self.parts], 1)
+        return filters if self.order is None else filters.index_select(1, self.order)
