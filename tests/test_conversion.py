@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from torch import nn
+
 from hetcompress.conversion import convert, plan_conversion
 from hetcompress.errors import NothingToDoError, UsageError
 from hetcompress.nn import LearnableHetConv2d
 from hetcompress.shapes import FreeShapes
 from hetcompress.surgery import named_modules_of, replace_modules_
-from torch import nn
 
 
 class Odd(nn.Conv2d):

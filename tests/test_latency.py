@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+
 from hetcompress import latency
 from hetcompress.errors import UsageError
 from hetcompress.graphs import onnx_bytes
@@ -19,7 +21,6 @@ from hetcompress.latency import (
     measure,
     torch_threads,
 )
-from torch import nn
 
 
 def sleeper(milliseconds: float) -> Callable[[], object]:

@@ -2,6 +2,10 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
 from hetcompress.budgets import Budget
 from hetcompress.conversion import convert
 from hetcompress.errors import NothingToDoError, UsageError
@@ -9,9 +13,6 @@ from hetcompress.nn import HetConv2d, LearnableHetConv2d
 from hetcompress.pruning import allocate, kept_cost, prune, pruned_skeleton
 from hetcompress.shapes import build_family
 from hetcompress.surgery import named_modules_of
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import nn
 
 
 def converted(family="free", group_out=4, group_in=1):

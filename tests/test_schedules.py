@@ -1,9 +1,10 @@
 """Schedules at their corners."""
 
 import pytest
-from hetcompress.schedules import cubic, learning_rate_factor, linear, penalty_weight
 from hypothesis import given
 from hypothesis import strategies as st
+
+from hetcompress.schedules import cubic, learning_rate_factor, linear, penalty_weight
 
 
 @given(st.floats(0.0, 1.0), st.sampled_from(["cosine", "onecycle", "constant"]), st.floats(0.0, 0.9))

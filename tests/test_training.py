@@ -6,6 +6,8 @@ import signal
 
 import pytest
 import torch
+from torch import nn
+
 from hetcompress.checkpointing import InterruptedRunError, load_checkpoint, save_checkpoint
 from hetcompress.conversion import convert
 from hetcompress.errors import HetCompressError, InputError, UsageError
@@ -14,7 +16,6 @@ from hetcompress.nn import HetConv2d
 from hetcompress.shapes import build_family
 from hetcompress.surgery import named_modules_of
 from hetcompress.training import Trainer, TrainSettings, amp_dtype
-from torch import nn
 
 
 class Stripes:

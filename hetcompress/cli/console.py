@@ -21,8 +21,17 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainingProgress", "count", "err", "millions", "out", "print_json", "table"]
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+WIDTH = 150
+"""Columns where the output is no terminal; tables are not squeezed into 80 in a log."""
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=None if stream.isatty() else WIDTH)
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)
 
 LINE_SECONDS = 30.0
 """Where no bar can be drawn, one plain line is printed in this interval."""

@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["print_report", "report"]
 
-MOST_SHAPES = 4
-"""Shapes of a layer that the table shows; the CSV and JSON have all."""
-
 
 def report(
     run: Run = Path("hetrun"),
@@ -63,20 +60,27 @@ def print_report(result: Report) -> None:
 
     rows = []
     for layer in result.layers:
-        shapes = [f"{shape} {kernels:,}" for shape, kernels in list(layer.shapes.items())[:MOST_SHAPES]]
-        more = len(layer.shapes) - MOST_SHAPES
         rows.append(
             [
                 layer.name, layer.form, f"{layer.density:.3f}", console.millions(layer.macs_dense),
                 console.millions(layer.macs_effective), console.millions(layer.macs_executed),
-                ", ".join(shapes) + (f", {more} more" if more > 0 else ""),
+                _shapes(layer.shapes),
             ]
         )  # fmt: skip
-    columns = ["layer", "form", "density", "MACs dense", "effective", "executed", "kernel shapes (kernels)"]
+    columns = ["layer", "form", "density", "MACs dense", "effective", "executed", "kernel shapes"]
     console.out.print(console.table("Layers", columns, rows, numbers_from=2))
     print_totals(result)
     if result.latency:
         print_latency(result.latency, result.machine.summary)
+
+
+def _shapes(shapes: dict[str, int]) -> str:
+    """Summarise a histogram; the CSV and JSON have all of it."""
+    if not shapes:
+        return ""
+    commonest, kernels = next(iter(shapes.items()))
+    words = "1 shape" if len(shapes) == 1 else f"{len(shapes)} shapes"
+    return f"{words}, {kernels / sum(shapes.values()):.0%} are {commonest}"
 
 
 def print_totals(result: Report) -> None:

@@ -23,6 +23,10 @@ from hetcompress.nn.lowered import Branch, Concat, Pad, Sum
 __all__ = ["FilterSplit"]
 
 MOST_SETS = 64
+GATHER_SHARE = 0.9
+"""Gathering taps must save a tenth of the MACs, since it writes them to memory."""
+GROUP_SHARE = 1.25
+"""One group convolution may have a quarter more MACs (the repeated centre taps) than many small ones."""
 
 
 def filter_sets(layer: HetConv2d) -> list[list[int]]:
@@ -37,7 +41,7 @@ def filter_sets(layer: HetConv2d) -> list[list[int]]:
 
 def simplest_best(piece: Piece) -> nn.Module:
     """Return the simple form of a piece with the fewest MACs, the simplest of equals."""
-    forms = [cropped(piece), pointwise_plus(piece), shape_sum(piece), tap_gemm(piece)]
+    forms = [cropped(piece), pointwise_plus(piece), shape_sum(piece)]
     return min((form for form in forms if form is not None), key=conv_weights)
 
 
@@ -98,16 +102,17 @@ class FilterSplit(Lowering):
         return Verdict(True, f"{len(sets)} sets of filters")
 
     def rewrite(self, layer: HetConv2d) -> nn.Module:
-        """Return the group convolution where the sets are alike and it has no more MACs, else the sets side by side."""
+        """Return the sets side by side, as products over gathered taps, or as one group convolution."""
         sets = filter_sets(layer)
-        together = grouped(layer, sets)
-        apart = [simplest_best(Piece.of(layer, members)) for members in sets]
+        pieces = [Piece.of(layer, members) for members in sets]
         places = [number for members in sets for number in members]
         order = [places.index(number) for number in range(layer.out_channels)]
         in_order = order == sorted(order)
-        # one group convolution replaces many small ones, which is worth the repeated centre taps
-        if together is not None:
-            form: nn.Module = together if in_order else Concat([together], order)
-        else:
-            form = Concat(apart, None if in_order else order)
-        return surrounded(Geometry.of(layer), form)
+        apart: nn.Module = Concat([simplest_best(piece) for piece in pieces])
+        if any(bool(piece.taps.any()) for piece in pieces):
+            gathered = tap_gemm(pieces)
+            apart = gathered if conv_weights(gathered) <= GATHER_SHARE * conv_weights(apart) else apart
+        together = grouped(layer, sets)
+        if together is not None and conv_weights(together) <= GROUP_SHARE * conv_weights(apart):
+            apart = together
+        return surrounded(Geometry.of(layer), apart if in_order else Concat([apart], order))

@@ -119,7 +119,7 @@ def _read_pickle(path: Path, *, trust_pickle: bool) -> Any:
             ) from None
         raise InputError(
             where, expected="tensors and plain values", found=f"a pickle that needs {', '.join(foreign)}",
-            fix=f"save the weights alone with {CONVERT} where it was made; if you made it yourself, --trust-pickle opens it",
+            fix=f"save the weights alone with {CONVERT}; if you made the file yourself, --trust-pickle opens it",
         ) from None  # fmt: skip
     except Exception as error:  # noqa: BLE001  broken files, and trusted pickles, may raise anything
         first = (str(error).splitlines() or [""])[0]

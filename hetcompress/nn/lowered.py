@@ -76,23 +76,22 @@ class Branch(nn.Module):
 
 
 class TapGather(nn.Module):
-    """One 1x1 convolution over chosen (channel, tap) pairs: a convolution as a matrix product over the taps it has.
+    """1x1 convolutions over chosen (channel, tap) pairs: a convolution as matrix products over the taps it has.
+
+    The shifted images are made once and shared by all sets of filters.
 
     Args:
-        conv: 1x1, unit stride, one input channel for each pair.
-        pairs: Index of each pair in the list of shifted images, tap by tap, all channels of a tap together.
+        sets: For each set of filters, the index of each of its pairs in the list of shifted images (tap by tap, all
+            channels of a tap together), and its 1x1 convolution with one input channel for each pair.
         shifts: Row and column at which each tap begins in the padded image.
         pad: What surrounds the image.
         kernel_extent: Rows and columns that a kernel spans, dilation included.
         stride: Of the convolution that this replaces.
     """
 
-    pairs: Tensor
-
     def __init__(
         self,
-        conv: nn.Conv2d,
-        pairs: Sequence[int],
+        sets: Sequence[tuple[Sequence[int], nn.Conv2d]],
         *,
         shifts: Sequence[tuple[int, int]],
         pad: Pad,
@@ -100,17 +99,18 @@ class TapGather(nn.Module):
         stride: tuple[int, int],
     ) -> None:
         super().__init__()
-        self.conv, self.pad, self.shifts = conv, pad, tuple(shifts)
+        self.branches = nn.ModuleList(Branch(conv, pairs) for pairs, conv in sets)
+        self.pad, self.shifts = pad, tuple(shifts)
         self.kernel_extent, self.stride = kernel_extent, stride
-        self.register_buffer("pairs", torch.tensor(list(pairs), device=conv.weight.device))
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
-        """Return the convolution of the chosen taps."""
+        """Return the filters of all sets, set by set."""
         x = self.pad(x)
         height, width = x.shape[2] - self.kernel_extent[0] + 1, x.shape[3] - self.kernel_extent[1] + 1
         rows, columns = self.stride
-        views = [x[:, :, y : y + height : rows, z : z + width : columns] for y, z in self.shifts]
-        return self.conv(torch.cat(views, 1).index_select(1, self.pairs))  # type: ignore[no-any-return]
+        views = torch.cat([x[:, :, y : y + height : rows, z : z + width : columns] for y, z in self.shifts], 1)
+        filters = [branch(views) for branch in self.branches]
+        return filters[0] if len(filters) == 1 else torch.cat(filters, 1)  # type: ignore[no-any-return]
 
 
 class Sum(nn.Module):

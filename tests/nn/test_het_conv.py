@@ -4,12 +4,13 @@ import copy
 
 import pytest
 import torch
-from hetcompress.errors import UsageError
-from hetcompress.nn import ChannelGroups, HetConv2d, LearnableHetConv2d, conv_arguments
-from hetcompress.shapes import FreeShapes, build_family
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+
+from hetcompress.errors import UsageError
+from hetcompress.nn import ChannelGroups, HetConv2d, LearnableHetConv2d, conv_arguments
+from hetcompress.shapes import FreeShapes, build_family
 
 GROUPS = st.sampled_from([1, 2, 3, 4, 5, 16, "all"])
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from hetcompress.errors import UsageError
 from hetcompress.shapes import SHAPE_FAMILIES, CentreShapes, FreeShapes, HetConvShapes, RigidShapes, build_family
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from hetcompress.errors import HetCompressError, InputError, UsageError, VerificationError
 from hetcompress.files import sha256_of
 from hetcompress.targets import EXPORT_TARGETS, ExportTarget, export_model, verify
-from torch import Tensor, nn
 
 IMAGE = (4, 8, 7)
 

@@ -3,15 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-import hetcompress
 import pytest
 import torch
+from torch import nn
+
+import hetcompress
 from hetcompress import graphs
 from hetcompress.errors import InputError
 from hetcompress.graphs import onnx_bytes, ort_session, quiet
 from hetcompress.nn import HetConv2d
 from hetcompress.targets import export_model
-from torch import nn
 
 
 def net() -> nn.Module:

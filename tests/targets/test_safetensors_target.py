@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hetcompress.errors import InputError, UsageError
-from hetcompress.targets import SafetensorsTarget, export_model
 from safetensors import safe_open
 from torch import nn
+
+from hetcompress.errors import InputError, UsageError
+from hetcompress.targets import SafetensorsTarget, export_model
 
 
 def net(width: int = 4) -> nn.Module:

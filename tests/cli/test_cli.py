@@ -1,0 +1,289 @@
+"""The command line as a user meets it: what it prints, where, and its exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from hetcompress import cli
+from hetcompress.models import MODELS
+
+
+@pytest.fixture
+def hc(capsys, monkeypatch, tmp_path):
+    """Run the command line in this process, in an empty folder; returns exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HETCOMPRESS_DATA", raising=False)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hetcompress", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def digits(tmp_path):
+    pytest.importorskip("sklearn")
+    torch.manual_seed(0)
+    torch.save({"state_dict": MODELS["digits_net"].build(width=16).state_dict()}, tmp_path / "model.pt")
+    return ("--arch", "hetcompress:digits_net", "--arch-arg", "width=16")
+
+
+SMOKE = ("finetune", "--data", "digits", "--max-steps", 6, "-b", 32, "-q")
+
+
+def test_the_four_commands(hc, digits, tmp_path):
+    code, out, _ = hc("convert", "model.pt", *digits)
+    assert code == 0
+    assert "conv1  Conv2d 3x3  stays dense: first convolution" in out
+    assert "3 of 4 convolutions converted" in out
+    assert "largest difference to the source's outputs: 0\n" in out
+    code, out, err = hc(*SMOKE, "--mac-ratio", 2)
+    assert code == 0, err
+    assert err == ""
+    for when in ("source", "converted", "after stage 1", "after pruning", "after recalibration", "after stage 2"):
+        assert when in out
+    code, out, err = hc("report", "--json", "--no-latency", "--csv", "layers.csv")
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["schema"] == 1
+    assert result["result"]["mac_ratio_effective"] == pytest.approx(2, rel=0.01)
+    assert len((tmp_path / "layers.csv").read_text().splitlines()) == 6
+    assert (
+        json.loads((tmp_path / "hetrun" / "report" / "report.json").read_text())["architecture"]
+        == "hetcompress:digits_net"
+    )
+    code, out, err = hc("export", "--onnx", "--pt2", "--safetensors", "--seconds", 0)
+    assert code == 0, err
+    for name in ("model.onnx", "model.pt2", "model.safetensors"):
+        assert (tmp_path / "hetrun" / "export" / name).stat().st_size > 0
+        assert f"verified: hetrun/export/{name}" in out
+    assert "accuracy after export:" in out
+    lines = [json.loads(line) for line in (tmp_path / "hetrun" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["step"] == 6
+
+
+def test_report_as_a_table_with_latency(hc, digits):
+    hc("convert", "model.pt", *digits)
+    assert hc("prune", "--density", 0.5)[0] == 0
+    code, out, err = hc("report", "--seconds", 0.05, "--batch", 1)
+    assert code == 0, err
+    for word in ("MACs executed", "ONNX, bytes", "time ratio", "onnxruntime", "torch", "kernel shapes", "density 0.5"):
+        assert word in out
+
+
+def test_strict_export_fails_but_says_why(hc, digits):
+    hc("convert", "model.pt", *digits)
+    hc("prune", "--density", 1.0)
+    code, _, err = hc("export", "--onnx", "--seconds", 0.05, "--batch", 1, "--strict")
+    assert code == 5
+    assert "export --strict: expected smaller and faster, found model.onnx is not smaller" in err
+
+
+def test_prune_then_train_the_rest(hc, digits):
+    hc("convert", "model.pt", *digits, "--family", "centre")
+    code, out, _ = hc("prune", "--mac-ratio", 1.5)
+    assert code == 0
+    assert "MAC ratio 1.5" in out
+    code, out, err = hc(*SMOKE, "--stage", "fine")
+    assert code == 0, err
+    assert "after stage 1" not in out
+    assert "MAC ratio 1.5" in out
+
+
+def test_dry_run_writes_nothing(hc, digits, tmp_path):
+    code, out, _ = hc("convert", "model.pt", *digits, "--dry-run", "--json")
+    assert code == 0
+    assert json.loads(out)["result"]["max_difference"] is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt"]
+
+
+def test_existing_run_is_kept_without_force(hc, digits, tmp_path):
+    hc("convert", "model.pt", *digits)
+    before = (tmp_path / "hetrun" / "run.json").read_bytes()
+    code, _, err = hc("convert", "model.pt", *digits)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--force" in err
+    assert (tmp_path / "hetrun" / "run.json").read_bytes() == before
+    assert hc("convert", "model.pt", *digits, "--force", "--family", "rigid")[0] == 0
+    assert b'"rigid"' in (tmp_path / "hetrun" / "run.json").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hetrun", "model.pt"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("years of work")
+    code, _, err = hc("convert", "model.pt", *digits, "--run", "other", "--force")
+    assert code == 2
+    assert "found one that is not a run" in err
+    assert (tmp_path / "other" / "thesis.txt").read_text() == "years of work"
+
+
+CASES = {
+    "no checkpoint": (("convert", "nowhere.pt"), 3, "found no such file"),
+    "unknown family": (("convert", "model.pt", "--family", "rigit"), 2, "did you mean 'rigid'?"),
+    "unknown arch": (("convert", "model.pt", "--arch", "hetcompress:digit_net"), 2, "did you mean 'digits_net'?"),
+    "group size": (
+        ("convert", "model.pt", "--group-out", "x"),
+        2,
+        "--group-out: expected a number of at least 1, or 'all'",
+    ),
+    "pattern": (("convert", "model.pt", "--exclude", "konv2"), 2, "did you mean 'conv2'?"),
+    "nothing left": (("convert", "model.pt", "--exclude", "*"), 4, "no convolution was converted"),
+    "input size": (("convert", "model.pt", "--input-size", 1, 2, 0), 2, "--input-size: expected positive numbers"),
+    "mean": (("convert", "model.pt", "--mean", "a,b"), 2, "--mean: expected numbers separated by commas"),
+    "finetune first": (("finetune", "--data", "digits"), 3, "run `hetcompress convert CHECKPOINT` first"),
+    "report first": (("report",), 3, "run `hetcompress convert CHECKPOINT` first"),
+    "usage": (("convert",), 2, "Missing argument"),
+    "option": (("report", "--nope"), 2, "No such option"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_bad_input(hc, digits, case, tmp_path):
+    arguments, expected, message = CASES[case]
+    extra = digits if arguments[:2] == ("convert", "model.pt") and "--arch" not in arguments else ()
+    code, out, err = hc(*arguments, *extra)
+    assert code == expected
+    assert message in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert not (tmp_path / "hetrun").exists()
+
+
+AFTER_CONVERT = {
+    "export first": (("export", "--onnx"), 3, "hetcompress prune --mac-ratio 2"),
+    "no target": (("export",), 2, "expected a target: --onnx, --pt2, --safetensors"),
+    "data name": (("finetune", "--data", "cifar11"), 2, "did you mean 'cifar10'?"),
+    "no data name": (("finetune",), 2, "pass --data NAME"),
+    "missing data": (
+        ("finetune", "--data", "imagefolder", "--data-root", "nowhere"),
+        3,
+        "expected one of nowhere/train",
+    ),
+    "other images": (("finetune", "--data", "cifar10", "--data-root", "nowhere"), 3, "found none of them"),
+    "density 0": (
+        ("finetune", "--data", "digits", "--density", 0),
+        2,
+        "--density: expected a number in (0, 1], found 0",
+    ),
+    "density 1.5": (("prune", "--density", 1.5), 2, "--density: expected a number in (0, 1], found 1.5"),
+    "density nan": (("prune", "--density", "nan"), 2, "--density: expected a number in (0, 1], found nan"),
+    "two targets": (("prune", "--density", 0.5, "--mac-ratio", 2), 2, "expected one of --density and --mac-ratio"),
+    "unreachable": (("prune", "--mac-ratio", 500), 4, "cannot be reached within 1 %: expected MAC ratios 1 to"),
+    "batch": (("finetune", "--data", "digits", "-b", 5000), 2, "--batch-size: expected at most the"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(AFTER_CONVERT))
+def test_bad_input_after_convert(hc, digits, case, tmp_path):
+    assert hc("convert", "model.pt", *digits)[0] == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "hetrun").rglob("*") if path.is_file()}
+    arguments, expected, message = AFTER_CONVERT[case]
+    code, out, err = hc(*arguments)
+    assert (code, out) == (expected, "")
+    assert message in err
+    assert err.strip().count("\n") <= (2 if "finetune" in arguments else 0)
+    assert {path: path.read_bytes() for path in (tmp_path / "hetrun").rglob("*") if path.is_file()} == before
+
+
+def test_wrong_class_count_of_the_data(hc, tmp_path):
+    pytest.importorskip("sklearn")
+    torch.save(MODELS["digits_net"].build(num_classes=7).state_dict(), tmp_path / "model.pt")
+    hc("convert", "model.pt")
+    code, _, err = hc(*SMOKE)
+    assert code == 3
+    assert "data digits: expected 7 classes, as the model has, found 10 classes" in err
+
+
+def test_damaged_run_folders(hc, digits, tmp_path):
+    hc("convert", "model.pt", *digits)
+    manifest = tmp_path / "hetrun" / "run.json"
+    text = manifest.read_text()
+    for damaged, message in (
+        (text.replace('"format": 1', '"format": 2'), "expected format 1, found format 2"),
+        (text[:100], "expected a readable run.json"),
+        ("[]", "expected a readable run.json"),
+    ):
+        manifest.write_text(damaged)
+        code, _, err = hc("prune", "--density", 0.5)
+        assert code == 3
+        assert message in err
+    manifest.write_text(text)
+    (tmp_path / "hetrun" / "converted.safetensors").unlink()
+    code, _, err = hc("prune", "--density", 0.5)
+    assert code == 3
+    assert "expected converted.safetensors, found no such file" in err
+    (tmp_path / "hetrun" / "converted.safetensors").write_bytes(b"broken")
+    assert hc("prune", "--density", 0.5)[0] == 3
+
+
+def test_users_factory_must_be_named_again(hc, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3),"
+        " nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))\n"
+    )
+    from hetcompress.models import parse_architecture
+
+    torch.save(parse_architecture("mine.py:net").build().state_dict(), tmp_path / "model.pt")
+    code, _, err = hc("convert", "model.pt", "--arch", "mine.py:net")
+    assert code == 2
+    assert "pass --input-size CHANNELS HEIGHT WIDTH" in err
+    assert hc("convert", "model.pt", "--arch", "mine.py:net", "--input-size", 3, 16, 16)[0] == 0
+    code, _, err = hc("prune", "--density", 0.5)
+    assert code == 2
+    assert "code is never run because a file says so" in err
+    assert hc("prune", "--density", 0.5, "--arch", "mine.py:net")[0] == 0
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_read_only_run_folder(hc, digits, tmp_path):
+    hc("convert", "model.pt", *digits)
+    (tmp_path / "hetrun").chmod(0o500)
+    code, _, err = hc("prune", "--density", 0.5)
+    (tmp_path / "hetrun").chmod(0o700)
+    assert code == 1
+    assert "cannot write" in err
+
+
+def test_full_disk_leaves_no_run_behind(hc, digits, tmp_path, monkeypatch):
+    import errno
+
+    from hetcompress import artifacts
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(artifacts, "save_file", full)
+    code, _, err = hc("convert", "model.pt", *digits)
+    assert code == 1
+    assert "No space left on device" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt"]
+
+
+def test_list_and_version(hc):
+    code, out, _ = hc("list")
+    assert code == 0
+    for word in ("hetcompress:resnet20", "rigid", "sensitivity", "tap-gemm", "cifar10", "onnx"):
+        assert word in out
+    assert hc("-V")[1].startswith("hetcompress ")
+
+
+def test_help_imports_nothing_heavy():
+    probe = (
+        "import sys; sys.argv = ['hetcompress', '--help']\n"
+        "from hetcompress.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'torchvision', 'onnx', 'onnxruntime', 'numpy', 'sklearn'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "convert" in done.stdout

@@ -1,0 +1,106 @@
+"""Specs, factories, and finding an architecture by its tensors."""
+
+import pytest
+import torch
+import torchvision
+
+from hetcompress.errors import InputError, UsageError
+from hetcompress.models import MODELS, identify, input_spec_of, load_model, parse_architecture
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_zoo_nets_are_found_by_their_tensors(name):
+    for classes in (10, 7):
+        found = identify(MODELS[name].build(num_classes=classes).state_dict())
+        assert (found.spec, found.arguments) == (f"hetcompress:{name}", {"num_classes": classes})
+
+
+def test_shortcut_b_is_found():
+    found = identify(MODELS["resnet32"].build(shortcut="B").state_dict())
+    assert found.arguments == {"num_classes": 10, "shortcut": "B"}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2", "squeezenet1_0"])
+def test_torchvision_nets_are_found(name):
+    with torch.device("meta"):
+        model = torchvision.models.get_model(name, weights=None, num_classes=13)
+    found = identify(model.state_dict())
+    assert (found.spec, found.arguments) == (f"torchvision:{name}", {"num_classes": 13})
+    assert input_spec_of(found, model).size == (3, 224, 224)
+
+
+def test_timm_nets_are_found():
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        model = timm.create_model("resnet26", num_classes=13)
+    assert identify(model.state_dict()).spec == "timm:resnet26"
+
+
+def test_failure_lists_the_nearest_and_what_differs():
+    tensors = MODELS["resnet20"].build().state_dict()
+    del tensors["layer3.2.conv2.weight"]
+    with pytest.raises(
+        InputError, match=r"nearest hetcompress:resnet20: missing: layer3\.2\.conv2\.weight \| .*--arch"
+    ):
+        identify(tensors)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("resnet20", "write hetcompress:resnet20"),
+        ("vgg16", "write hetcompress:vgg16 or torchvision:vgg16"),
+        ("hetcompress:resnet21", r"did you mean 'resnet20'\?"),
+        ("torchvision:resnet35", r"did you mean 'resnet34'\?"),
+        ("nowhere.py:factory", "expected a Python file, found no such file"),
+        ("no_such_module:factory", "found no module named 'no_such_module'"),
+        ("hetcompress.models:nothing", "expected a factory 'nothing', found none"),
+    ],
+)
+def test_wrong_specs(spec, message):
+    with pytest.raises(UsageError, match=message):
+        parse_architecture(spec)
+
+
+def factory_file(tmp_path, body):
+    path = tmp_path / "mine.py"
+    path.write_text(f"from torch import nn\n\ndef build(width=4, **options):\n    {body}\n")
+    return f"{path}:build"
+
+
+def test_a_users_own_factory(tmp_path):
+    spec = factory_file(tmp_path, "return nn.Sequential(nn.Conv2d(3, width, 3), nn.Conv2d(width, 2, 1))")
+    architecture = parse_architecture(spec, {"width": 6})
+    model = architecture.build()
+    assert model[0].out_channels == 6
+    assert input_spec_of(architecture, model) is None
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    assert load_model(tmp_path / "model.pt", arch=spec, arguments={"width": 6}).model[1].out_channels == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return 3", "expected a factory of an nn.Module, found int"),
+        ("return 1 / 0", r"found ZeroDivisionError: division by zero \(mine.py, line 4\)"),
+        ("return nn.Conv2d(**options)", "found TypeError"),
+    ],
+)
+def test_a_users_broken_factory(tmp_path, body, message):
+    with pytest.raises(UsageError, match=message):
+        parse_architecture(factory_file(tmp_path, body)).build()
+
+
+def test_class_count_is_taken_from_the_checkpoint_or_explained(tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save(MODELS["resnet20"].build(num_classes=7).state_dict(), path)
+    assert load_model(path, arch="hetcompress:resnet20").architecture.arguments == {"num_classes": 7}
+    with pytest.raises(InputError, match=r"linear\.weight 7x64 for 10x64.*pass --arch-arg num_classes=7"):
+        load_model(path, arch="hetcompress:resnet20", arguments={"num_classes": 10})
+
+
+def test_checkpoint_of_another_architecture(tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save(MODELS["vgg16"].build().state_dict(), path)
+    with pytest.raises(InputError, match=r"expected the tensors of hetcompress:resnet20.*missing: conv1\.weight"):
+        load_model(path, arch="hetcompress:resnet20")
