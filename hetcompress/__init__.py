@@ -18,6 +18,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from hetcompress.version import __version__
+
 if TYPE_CHECKING:
     from hetcompress.finetuning import ShapeSettings as ShapeSettings
     from hetcompress.pipeline import Converted as Converted
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
     from hetcompress.pipeline import prune as prune
     from hetcompress.pipeline import report as report
     from hetcompress.training import TrainSettings as TrainSettings
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "convert": "pipeline",

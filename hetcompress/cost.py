@@ -80,8 +80,8 @@ def layer_macs(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> dic
     for name, layer in layers.items():
 
         def count(module: nn.Module, _inputs: Any, output: Tensor, name: str = name) -> None:
-            channels = module.out_channels if isinstance(module, nn.Conv2d) else module.out_features
-            positions[name] = positions.get(name, 0) + output.numel() // (int(channels) * len(example_input))  # type: ignore[call-overload]
+            channels = int(module.weight.shape[0])  # type: ignore[index]
+            positions[name] = positions.get(name, 0) + output.numel() // (channels * len(example_input))
 
         handles.append(layer.register_forward_hook(count))
     modes = {module: module.training for module in model.modules()}

@@ -325,7 +325,7 @@ class _Run:
         self.measure("after stage 2", final)
         return Finetuned(
             copy.deepcopy(final).cpu().to(memory_format=torch.contiguous_format).eval(), self.accuracies, self.epochs
-        )  # type: ignore[call-overload]
+        )
 
 
 def finetune(

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hetcompress import __version__
 from hetcompress.errors import HetCompressError, InputError
+from hetcompress.version import __version__
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -178,7 +178,8 @@ class Trainer:
         else:
             self.optimizer = torch.optim.AdamW(groups, lr=settings.lr)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
-        self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema)) if settings.ema else None
+        average = get_ema_multi_avg_fn(settings.ema)  # type: ignore[no-untyped-call]
+        self.ema = AveragedModel(model, multi_avg_fn=average) if settings.ema else None
         self.losses: dict[str, float] = {}
         self.seconds = 0.0
 

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from hetcompress import __version__
 from hetcompress.cli.convert import convert
 from hetcompress.cli.demo import demo
 from hetcompress.cli.export import export
@@ -17,6 +16,7 @@ from hetcompress.cli.listing import list_all
 from hetcompress.cli.prune import prune
 from hetcompress.cli.report import report
 from hetcompress.errors import HetCompressError
+from hetcompress.version import __version__
 
 __all__ = ["app", "main"]
 

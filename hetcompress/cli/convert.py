@@ -68,7 +68,7 @@ def convert(
     from hetcompress import pipeline
     from hetcompress.cli import console
 
-    size = tuple(input_size) if input_size else None
+    size = input_size or None
     arguments = key_values("--arch-arg", arch_arg or [])
     family_arguments = key_values("--family-arg", family_arg or [])
     groups = group_size("--group-out", group_out), group_size("--group-in", group_in)

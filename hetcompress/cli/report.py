@@ -58,15 +58,13 @@ def print_report(result: Report) -> None:
     """Print the tables of a report."""
     from hetcompress.cli import console
 
-    rows = []
-    for layer in result.layers:
-        rows.append(
-            [
-                layer.name, layer.form, f"{layer.density:.3f}", console.millions(layer.macs_dense),
-                console.millions(layer.macs_effective), console.millions(layer.macs_executed),
-                _shapes(layer.shapes),
-            ]
-        )  # fmt: skip
+    rows = [
+        [
+            layer.name, layer.form, f"{layer.density:.3f}", console.millions(layer.macs_dense),
+            console.millions(layer.macs_effective), console.millions(layer.macs_executed), _shapes(layer.shapes),
+        ]
+        for layer in result.layers
+    ]  # fmt: skip
     columns = ["layer", "form", "density", "MACs dense", "effective", "executed", "kernel shapes"]
     console.out.print(console.table("Layers", columns, rows, numbers_from=2))
     print_totals(result)

@@ -26,9 +26,9 @@ class _Files(Dataset[tuple[Tensor, int]]):
     """Decodes and transforms one file; the random numbers depend on (seed, epoch, position) alone."""
 
     def __init__(
-        self, listing: Listing, order: Tensor, transform: Callable[..., Tensor], channels: int, seed: int
+        self, listing: Listing, order: Tensor, first: int, transform: Callable[..., Tensor], channels: int, seed: int
     ) -> None:
-        self.listing, self.order, self.transform, self.seed = listing, order, transform, seed
+        self.listing, self.order, self.first, self.transform, self.seed = listing, order, first, transform, seed
         self.mode = "L" if channels == 1 else "RGB"
 
     def __len__(self) -> int:

@@ -187,6 +187,6 @@ def input_spec_of(architecture: Architecture, model: nn.Module) -> InputSpec | N
         return InputSpec((3, size, size), IMAGENET.mean, IMAGENET.std)
     config = getattr(model, "pretrained_cfg", None)
     if prefix == "timm" and config:
-        size = tuple(int(n) for n in config["input_size"])
-        return InputSpec((size[0], size[1], size[2]), tuple(config["mean"]), tuple(config["std"]))
+        channels, height, width = (int(n) for n in config["input_size"])
+        return InputSpec((channels, height, width), tuple(config["mean"]), tuple(config["std"]))
     return None

@@ -25,20 +25,20 @@ class DigitsNet(nn.Module):
 
     def __init__(self, num_classes: int = 10, in_channels: int = 1, width: int = 32) -> None:
         super().__init__()
-        widths = (in_channels, width, 2 * width, 2 * width, 2 * width)
-        strides = (1, 2, 1, 1)
-        for i in range(4):
-            conv = nn.Conv2d(widths[i], widths[i + 1], 3, strides[i], 1, bias=False)
-            self.add_module(f"conv{i + 1}", conv)
-            self.add_module(f"bn{i + 1}", nn.BatchNorm2d(widths[i + 1]))
-        self.linear = nn.Linear(2 * width, num_classes)
+        double = 2 * width
+        self.conv1, self.bn1 = nn.Conv2d(in_channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, double, 3, 2, 1, bias=False), nn.BatchNorm2d(double)
+        self.conv3, self.bn3 = nn.Conv2d(double, double, 3, 1, 1, bias=False), nn.BatchNorm2d(double)
+        self.conv4, self.bn4 = nn.Conv2d(double, double, 3, 1, 1, bias=False), nn.BatchNorm2d(double)
+        self.linear = nn.Linear(double, num_classes)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         """Return class scores."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = F.relu(self.bn2(self.conv2(x)))
         x = F.relu(x + self.bn4(self.conv4(F.relu(self.bn3(self.conv3(x))))))
-        return self.linear(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+        scores: Tensor = self.linear(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+        return scores
 
 
 MODELS.register("digits_net")(ZooModel(DigitsNet, INPUT))

@@ -145,7 +145,7 @@ def _plausible(candidate: Architecture, first: str) -> bool:
     name = candidate.spec.partition(":")[2]
     if not name.startswith(heavy):
         return True
-    starts = {
+    starts: dict[str, str | tuple[str, ...]] = {
         "vit": "class_token", "swin": "features.0", "maxvit": "stem", "efficientnet": ("features.0", "conv_stem"),
         "regnet": "stem", "convnext": ("features.0", "stem"), "densenet": "features.conv0",
         "inception": "Conv2d_1a", "googlenet": "conv1.conv",

@@ -64,6 +64,11 @@ class BasicBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
 
 
+def _stage(blocks: int, before: int, after: int, stride: int, shortcut: str) -> nn.Sequential:
+    first = BasicBlock(before, after, stride, shortcut)
+    return nn.Sequential(first, *(BasicBlock(after, after, 1, shortcut) for _ in range(blocks - 1)))
+
+
 class CifarResNet(nn.Module):
     """Three stages of basic blocks with 16, 32 and 64 channels.
 
@@ -83,12 +88,9 @@ class CifarResNet(nn.Module):
             raise UsageError("shortcut", expected="A or B", found=str(shortcut))
         self.conv1 = nn.Conv2d(in_channels, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        for stage, (before, after) in enumerate(((16, 16), (16, 32), (32, 64)), start=1):
-            layers = [
-                BasicBlock(before if i == 0 else after, after, 2 if i == 0 and stage > 1 else 1, shortcut)
-                for i in range(blocks)
-            ]
-            self.add_module(f"layer{stage}", nn.Sequential(*layers))
+        self.layer1 = _stage(blocks, 16, 16, 1, shortcut)
+        self.layer2 = _stage(blocks, 16, 32, 2, shortcut)
+        self.layer3 = _stage(blocks, 32, 64, 2, shortcut)
         self.linear = nn.Linear(64, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -97,9 +99,9 @@ class CifarResNet(nn.Module):
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         """Return class scores."""
         x = F.relu(self.bn1(self.conv1(x)))
-        for stage in (self.layer1, self.layer2, self.layer3):
-            x = stage(x)
-        return self.linear(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        scores: Tensor = self.linear(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+        return scores
 
 
 for depth in (20, 32, 44, 56, 110):

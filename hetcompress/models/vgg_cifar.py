@@ -53,7 +53,8 @@ class CifarVGG(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         """Return class scores."""
-        return self.classifier(torch.flatten(self.features(x), 1))
+        scores: Tensor = self.classifier(torch.flatten(self.features(x), 1))
+        return scores
 
 
 for depth in STAGES:

@@ -125,7 +125,8 @@ class LearnableHetConv2d(nn.Conv2d):
         if self.training and self.mask_share < 1:
             enabled = torch.rand(self.out_channels, 1, 1, 1, device=mask.device) < self.mask_share
             mask = torch.where(enabled, mask, torch.ones_like(mask))
-        return self._conv_forward(input, self.weight * mask, self.bias)
+        output: Tensor = self._conv_forward(input, self.weight * mask, self.bias)
+        return output
 
     def freeze(self) -> HetConv2d:
         """Return the pruned layer: shapes fixed, zeros written, logits dropped."""
@@ -137,8 +138,9 @@ class LearnableHetConv2d(nn.Conv2d):
     def extra_repr(self) -> str:
         """Return the arguments of the convolution, the family and the group sizes."""
         groups = self.channel_groups
+        base = super().extra_repr()  # type: ignore[no-untyped-call]
         sizes = f"group_out={groups.group_out}, group_in={groups.group_in}"
-        return f"{super().extra_repr()}, family={self.family.name}, {sizes}"
+        return f"{base}, family={self.family.name}, {sizes}"
 
 
 class HetConv2d(nn.Conv2d):
@@ -183,7 +185,8 @@ class HetConv2d(nn.Conv2d):
 
     def forward(self, input: Float[Tensor, "*batch c_in h w"]) -> Float[Tensor, "*batch c_out h2 w2"]:  # noqa: A002
         """Return conv(x, W * M) + b."""
-        return self._conv_forward(input, self.weight * self.mask(), self.bias)
+        output: Tensor = self._conv_forward(input, self.weight * self.mask(), self.bias)
+        return output
 
     def to_conv2d(self) -> nn.Conv2d:
         """Return a plain convolution with the zeros written into its weights."""
@@ -193,4 +196,5 @@ class HetConv2d(nn.Conv2d):
 
     def extra_repr(self) -> str:
         """Return the arguments of the convolution and its density."""
-        return f"{super().extra_repr()}, density={float(self.mask().mean()):.4f}"
+        base = super().extra_repr()  # type: ignore[no-untyped-call]
+        return f"{base}, density={float(self.mask().mean()):.4f}"

@@ -110,7 +110,7 @@ class TapGather(nn.Module):
         rows, columns = self.stride
         views = torch.cat([x[:, :, y : y + height : rows, z : z + width : columns] for y, z in self.shifts], 1)
         filters = [branch(views) for branch in self.branches]
-        return filters[0] if len(filters) == 1 else torch.cat(filters, 1)  # type: ignore[no-any-return]
+        return filters[0] if len(filters) == 1 else torch.cat(filters, 1)
 
 
 class Sum(nn.Module):
@@ -122,10 +122,10 @@ class Sum(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
         """Return the sum; each addition follows its convolution directly, so that runtimes fuse both."""
-        total = self.parts[0](x)
+        total: Tensor = self.parts[0](x)
         for part in self.parts[1:]:
             total = total + part(x)
-        return total  # type: ignore[no-any-return]
+        return total
 
 
 class Concat(nn.Module):

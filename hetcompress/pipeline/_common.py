@@ -81,7 +81,7 @@ def random_images(spec: InputSpec, count: int = 2) -> torch.Tensor:
 def open_run_data(run: RunFolder, data: DataSettings) -> DataSource:
     """Open the data with the size and normalisation of the run's model, and check the number of classes."""
     spec = run.input_spec
-    chosen = {
+    chosen: dict[str, Any] = {
         name: value
         for name, value in (("crop_padding", data.crop_padding), ("flip", data.flip), ("cutout", data.cutout))
         if value is not None

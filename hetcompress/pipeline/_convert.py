@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from hetcompress import __version__
 from hetcompress.artifacts import RunFolder, check_free
 from hetcompress.conversion import LayerPlan, plan_conversion
 from hetcompress.conversion import convert as convert_model
@@ -20,6 +19,7 @@ from hetcompress.models import InputSpec, LoadedModel, load_model
 from hetcompress.nn import GroupSize
 from hetcompress.pipeline._common import random_images
 from hetcompress.shapes import build_family
+from hetcompress.version import __version__
 
 __all__ = ["Converted", "convert", "plan"]
 

@@ -44,11 +44,11 @@ class _Choice(torch.autograd.Function):
 
 def hard_step(logits: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     """Return [x > 0]; backward, the gradient passes times 1 where |x| < 1 and times 0.1 elsewhere."""
-    out: Tensor = _Step.apply(logits)  # type: ignore[no-untyped-call]
+    out: Tensor = _Step.apply(logits)
     return out
 
 
 def hard_choice(logits: Float[Tensor, "*any n"]) -> Float[Tensor, "*any n"]:
     """Return the one-hot argmax over the last axis; backward as `hard_step`, around the mean of that axis."""
-    out: Tensor = _Choice.apply(logits)  # type: ignore[no-untyped-call]
+    out: Tensor = _Choice.apply(logits)
     return out

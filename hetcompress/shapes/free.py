@@ -27,7 +27,7 @@ class FreeShapes(ShapeFamily):
         self, logits: Float[Tensor, "out_groups in_groups n"], kernel_size: KernelSize
     ) -> Float[Tensor, "out_groups in_groups kh kw"]:
         """Keep the taps whose logit is positive."""
-        return hard_step(logits).unflatten(-1, kernel_size)
+        return hard_step(logits).reshape(*logits.shape[:-1], *kernel_size)
 
     def logits_of(self, scores: Float[Tensor, "out_groups in_groups kh kw"]) -> Float[Tensor, "out_groups in_groups n"]:
         """A tap's logit is its score."""

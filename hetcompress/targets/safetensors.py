@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hetcompress import __version__
 from hetcompress.errors import InputError, UsageError
 from hetcompress.graphs import evaluating, readable
 from hetcompress.targets.base import EXPORT_TARGETS, ExportTarget, Runner
+from hetcompress.version import __version__
 
 __all__ = ["SafetensorsTarget"]
 

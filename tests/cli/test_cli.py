@@ -227,8 +227,9 @@ def test_damaged_run_folders(hc, digits, tmp_path):
 
 def test_users_factory_must_be_named_again(hc, tmp_path):
     (tmp_path / "mine.py").write_text(
-        "from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3),"
-        " nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))\n"
+        "from torch import nn\n\ndef net():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3),\n"
+        "        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))\n"
     )
     from hetcompress.models import parse_architecture
 

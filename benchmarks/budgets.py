@@ -1,0 +1,129 @@
+"""The project's budgets, measured: convert time, training step, input pipeline, peak memory.
+
+    python benchmarks/budgets.py --out benchmarks/budgets.json
+
+| what | budget |
+|---|---|
+| convert of torchvision's ResNet-50, without importing torch | 5 s |
+| training step with learnable layers over the dense step (ResNet-20, batch 128, channels-last) | 1.10 |
+| input pipeline, CIFAR-sized images per second | 10,000 |
+| peak memory of convert and export over the model's size (ResNet-50) | 4 |
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from hetcompress.conversion import convert as convert_model
+from hetcompress.data.augmentation import Augmentation
+from hetcompress.data.in_memory import InMemory
+from hetcompress.machine import machine
+from hetcompress.models import MODELS
+from hetcompress.shapes import FreeShapes
+
+MEMORY_PROBE = """
+import resource, sys, torch, onnxscript, onnxruntime, torchvision, fvcore.nn
+from pathlib import Path
+from hetcompress import pipeline
+base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+{step}
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)
+"""
+
+
+def training_step(rounds: int) -> dict[str, float]:
+    """Interleave dense and learnable training steps; medians in seconds."""
+    dense = MODELS["resnet20"].build()
+    learnable = convert_model(dense, family=FreeShapes(), group_out=16, group_in=1).model
+    models = {"dense": dense, "learnable": learnable}
+    images = torch.randn(128, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, 10, (128,))
+    times: dict[str, list[float]] = {name: [] for name in models}
+    optimizers = {}
+    for name, model in models.items():
+        model.train().to(memory_format=torch.channels_last)
+        optimizers[name] = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    for index in range(rounds + 2):
+        for name, model in models.items():
+            began = time.perf_counter()
+            optimizers[name].zero_grad()
+            F.cross_entropy(model(images), labels).backward()
+            optimizers[name].step()
+            if index >= 2:
+                times[name].append(time.perf_counter() - began)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return {
+        **medians,
+        "ratio": statistics.median(b / a for a, b in zip(times["dense"], times["learnable"], strict=True)),
+    }
+
+
+def input_pipeline() -> float:
+    """Return augmented, normalised images per second."""
+    images = torch.randint(0, 256, (50_000, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    data = InMemory(
+        "random", ("one",), lambda _: (images, labels), train_size=len(images), image_size=(3, 32, 32),
+        mean=(0.5,) * 3, std=(0.25,) * 3, augment=Augmentation(),
+    )  # fmt: skip
+    list(zip(range(20), data.train_batches(128, seed=0, epoch=0), strict=False))
+    began = time.perf_counter()
+    count = sum(len(batch) for batch, _ in data.train_batches(128, seed=0, epoch=1))
+    return count / (time.perf_counter() - began)
+
+
+def resnet50(folder: Path) -> dict[str, float]:
+    """Time convert on ResNet-50 and measure peak memory of convert and export."""
+    import torchvision
+
+    from hetcompress import pipeline
+
+    checkpoint = folder / "model.pt"
+    torch.save(torchvision.models.resnet50(weights=None).state_dict(), checkpoint)
+    began = time.perf_counter()
+    pipeline.convert(checkpoint, run=folder / "run")
+    seconds = time.perf_counter() - began
+    pipeline.prune(folder / "run", density=0.25)
+    steps = {
+        "convert": f"pipeline.convert(Path({str(checkpoint)!r}), run=Path({str(folder / 'again')!r}))",
+        "export": f"pipeline.export(('onnx',), Path({str(folder / 'run')!r}), seconds=0)",
+    }
+    found = {"convert_seconds": seconds, "model_bytes": float(checkpoint.stat().st_size)}
+    for name, step in steps.items():
+        done = subprocess.run(
+            [sys.executable, "-c", MEMORY_PROBE.format(step=step)], capture_output=True, text=True, check=True
+        )
+        found[f"{name}_peak_over_model"] = int(done.stdout.split()[-1]) * 1024 / checkpoint.stat().st_size
+    return found
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        found = {
+            "machine": machine().to_json(),
+            "threads": torch.get_num_threads(),
+            "training_step": training_step(options.rounds),
+            "input_images_per_second": input_pipeline(),
+            "resnet50": resnet50(Path(name)),
+        }
+    options.out.write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
