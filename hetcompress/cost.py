@@ -113,15 +113,16 @@ def count_executed(model: nn.Module, example_input: Float[Tensor, "1 c h w"]) ->
     Raises:
         HetCompressError: The model cannot be traced.
     """
-    from fvcore.nn import FlopCountAnalysis
-
     training = model.training
     silenced = logging.getLogger("fvcore")
     level = silenced.level
     silenced.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.jit.trace is deprecated, and fvcore depends on it
+            # fvcore depends on torch.jit, which is deprecated, and says so when it is imported and when it is used
+            warnings.simplefilter("ignore")
+            from fvcore.nn import FlopCountAnalysis
+
             analysis = FlopCountAnalysis(model.eval(), example_input)
             analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
             by_operator = {name: int(number) for name, number in analysis.by_operator().items()}

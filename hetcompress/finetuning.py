@@ -17,6 +17,7 @@ from hetcompress.cost import layer_macs
 from hetcompress.errors import InputError, NothingToDoError, UsageError
 from hetcompress.evaluation import Accuracy, evaluate
 from hetcompress.learners import LEARNERS, MagnitudeLearner, PenaltyLearner, SensitivityLearner, ShapeLearner
+from hetcompress.lowering import fold_batch_norms
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
 from hetcompress.penalties import PENALTIES
 from hetcompress.pruning import prune, pruned_skeleton
@@ -180,9 +181,10 @@ class _Run:
     ) -> None:
         self.data, self.train, self.shapes, self.reporter, self.device = data, train, shapes, reporter, device
         self.checkpoint, self.every, self.fingerprint, self.interruption = checkpoint, every, fingerprint, interruption
-        layout = torch.channels_last if train.channels_last else torch.contiguous_format
-        self.model = copy.deepcopy(model).to(device=device, memory_format=layout)  # type: ignore[call-overload]
-        self.teacher = copy.deepcopy(teacher).to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        self.model = self.placed(model)
+        # without its batch norms the teacher computes the same in less time
+        folded = fold_batch_norms(teacher, torch.zeros(1, *data.image_size)) if train.distill else teacher
+        self.teacher = self.placed(folded)
         self.steps_per_epoch = data.train_size // train.batch_size
         if self.steps_per_epoch == 0:
             raise UsageError(
@@ -200,6 +202,12 @@ class _Run:
         self.learner: ShapeLearner | None = None
         self.budget = budget_of(self.model, shapes, data.image_size) if self.stage == 1 else None
         self.epoch_seconds = 0.0
+
+    def placed(self, model: nn.Module) -> nn.Module:
+        """Return a copy of a model where, and in the memory order in which, training happens."""
+        layout = torch.channels_last if self.train.channels_last else torch.contiguous_format
+        new: nn.Module = copy.deepcopy(model).to(device=self.device, memory_format=layout)  # type: ignore[call-overload]
+        return new
 
     def measure(self, when: str, model: nn.Module) -> None:
         """Measure the accuracy of `model` on the test images."""
@@ -381,7 +389,7 @@ def finetune(
             run.restore(state)
             run.reporter.note(f"resumed at step {run.step} of {run.total}")
         else:
-            run.measure("source", run.teacher)
+            run.measure("source", run.placed(teacher))
             run.measure("converted" if run.stage == 1 else "pruned", run.model)
             run.enter_stage(run.stage)
         return run.go()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
@@ -41,7 +41,8 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version and stop.")
+        Optional[bool],  # noqa: UP045  typer reads Optional[...] on every supported Python
+        typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version and stop."),
     ] = False,
 ) -> None:
     """Make trained convolutional networks smaller and really faster."""

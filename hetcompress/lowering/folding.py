@@ -22,6 +22,8 @@ from hetcompress.surgery import named_modules_of, replace_modules_
 __all__ = ["fold_batch_norms"]
 
 FOLDABLE = (nn.Conv2d, HetConv2d)
+NO_VALUES = {"__get__", "dim", "size", "numel", "stride", "is_contiguous", "is_floating_point", "__len__"}
+"""Functions that look at a tensor's shape or type and read no values (attributes are read by `__get__`)."""
 
 
 class _Readers(TorchFunctionMode):
@@ -38,7 +40,7 @@ class _Readers(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
-        if name != "__get__":  # looking at .shape or .device reads no values
+        if name not in NO_VALUES:
             for leaf in tree_leaves((args, kwargs or {})):
                 if isinstance(leaf, Tensor) and id(leaf) in self.watched:
                     self.reads[id(leaf)] += 1

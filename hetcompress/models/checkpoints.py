@@ -37,7 +37,8 @@ def read_state_dict(path: Path, *, trust_pickle: bool = False, prefer_ema: bool 
         InputError: The file is missing, broken, unsafe, of another kind, or holds weights that are not finite.
     """
     _check_file(path)
-    head = path.open("rb").read(HEAD)
+    with path.open("rb") as file:
+        head = file.read(HEAD)
     if _is_safetensors(path, head):
         loaded: Any = _read_safetensors(path)
     else:
