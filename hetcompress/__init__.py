@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from hetcompress.version import __version__
 
 if TYPE_CHECKING:
-    from hetcompress.finetuning import ShapeSettings as ShapeSettings
+    from hetcompress.goals import ShapeSettings as ShapeSettings
     from hetcompress.pipeline import Converted as Converted
     from hetcompress.pipeline import DataSettings as DataSettings
     from hetcompress.pipeline import ExportReport as ExportReport
@@ -47,7 +47,7 @@ _HOMES = {
     "Pruned": "pipeline",
     "Report": "pipeline",
     "ExportReport": "pipeline",
-    "ShapeSettings": "finetuning",
+    "ShapeSettings": "goals",
     "TrainSettings": "training",
 }
 

@@ -11,64 +11,21 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from hetcompress.budgets import Budget
 from hetcompress.checkpointing import Interruption, load_checkpoint, save_checkpoint
 from hetcompress.cost import layer_macs
-from hetcompress.errors import InputError, NothingToDoError, UsageError
+from hetcompress.errors import InputError, UsageError
 from hetcompress.evaluation import Accuracy, evaluate
-from hetcompress.learners import LEARNERS, MagnitudeLearner, PenaltyLearner, SensitivityLearner, ShapeLearner
+from hetcompress.goals import ShapeSettings, budget_of, learner_of
+from hetcompress.learners import LEARNERS, ShapeLearner
 from hetcompress.lowering import fold_batch_norms
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
-from hetcompress.penalties import PENALTIES
 from hetcompress.pruning import prune, pruned_skeleton
 from hetcompress.recalibration import recalibrate_
+from hetcompress.reporters import Reporter, Silent
 from hetcompress.surgery import named_modules_of
 from hetcompress.training import Trainer, TrainSettings
 
-__all__ = ["Finetuned", "Reporter", "ShapeSettings", "Silent", "TrainingData", "budget_of", "finetune"]
-
-
-@dataclasses.dataclass(frozen=True)
-class ShapeSettings:
-    """How shapes are learned.  Plain values: they are written into the run folder as they are.
-
-    Attributes:
-        density: Target: kept over all weights of the converted layers; or None.
-        mac_ratio: Target: dense over kept MACs of the whole model; or None.
-        method: "sensitivity" or "magnitude" (schedules over scores) or "penalty" (LHC's trained logits).
-        penalty: Of method "penalty": "density" or "macs"; None takes the one that fits the target.
-        stage1: Share of the steps that stage 1 has.
-        ramp: Share of stage 1 over which schedules tighten, or penalty and masks are phased in.
-        every: Steps between two choices of a schedule.
-        recalibration: Batches from which batch-norm statistics are measured after pruning.
-    """
-
-    density: float | None = None
-    mac_ratio: float | None = None
-    method: str = "sensitivity"
-    penalty: str | None = None
-    stage1: float = 0.16
-    ramp: float = 0.95
-    every: int = 16
-    recalibration: int = 40
-
-    def __post_init__(self) -> None:
-        if (self.density is None) == (self.mac_ratio is None):
-            raise UsageError("target", expected="one of --density and --mac-ratio", found="both or none")
-        if not 0 < self.stage1 < 1:
-            raise UsageError("--stage1", expected="a number in (0, 1)", found=str(self.stage1))
-        if not 0 < self.ramp <= 1:
-            raise UsageError("--ramp", expected="a number in (0, 1]", found=str(self.ramp))
-        if self.every < 1 or self.recalibration < 0:
-            raise UsageError("--every and --recalibration", expected="positive integers")
-        LEARNERS[self.method]
-        if self.penalty is not None:
-            unit = PENALTIES[self.penalty].unit
-            option = "--density" if unit == "density" else "--mac-ratio"
-            if (unit == "density") != (self.density is not None):
-                raise UsageError(
-                    f"--penalty {self.penalty}", expected=f"a target given by {option}", fix=f"use {option}"
-                )
+__all__ = ["Finetuned", "TrainingData", "finetune"]
 
 
 @runtime_checkable
@@ -87,39 +44,6 @@ class TrainingData(Protocol):
         """Yield test batches."""
 
 
-@runtime_checkable
-class Reporter(Protocol):
-    """Hears how fine-tuning goes on."""
-
-    def measured(self, when: str, accuracy: Accuracy) -> None:
-        """An accuracy was measured."""
-
-    def progressed(self, step: int, total: int, losses: Mapping[str, float]) -> None:
-        """A step was done."""
-
-    def epoch(self, line: Mapping[str, Any]) -> None:
-        """An epoch ended."""
-
-    def note(self, text: str) -> None:
-        """Something worth a line happened."""
-
-
-class Silent:
-    """A reporter that says nothing."""
-
-    def measured(self, when: str, accuracy: Accuracy) -> None:
-        """Say nothing."""
-
-    def progressed(self, step: int, total: int, losses: Mapping[str, float]) -> None:
-        """Say nothing."""
-
-    def epoch(self, line: Mapping[str, Any]) -> None:
-        """Say nothing."""
-
-    def note(self, text: str) -> None:
-        """Say nothing."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Finetuned:
     """A fine-tuned, pruned model.
@@ -133,32 +57,6 @@ class Finetuned:
     model: nn.Module
     accuracies: dict[str, Accuracy]
     epochs: list[dict[str, Any]]
-
-
-def budget_of(model: nn.Module, shapes: ShapeSettings, image_size: tuple[int, int, int]) -> Budget:
-    """Return the target as a budget of `model`, a converted one."""
-    layers = named_modules_of(model, LearnableHetConv2d)
-    if not layers:
-        raise NothingToDoError("nothing to learn", expected="a converted model", found="no learnable layer")
-    if shapes.density is not None:
-        return Budget.of_density(layers, shapes.density)
-    assert shapes.mac_ratio is not None
-    macs = layer_macs(model, torch.zeros(1, *image_size))
-    positions = {name: macs[name].dense // layer.weight.numel() for name, layer in layers.items()}
-    total = sum(layer.dense for layer in macs.values())
-    return Budget.of_mac_ratio(layers, positions, total, shapes.mac_ratio)
-
-
-def _learner(model: nn.Module, shapes: ShapeSettings, budget: Budget, image_size: tuple[int, int, int]) -> ShapeLearner:
-    layers = named_modules_of(model, LearnableHetConv2d)
-    if shapes.method == "magnitude":
-        return MagnitudeLearner(layers, budget, ramp=shapes.ramp, every=shapes.every)
-    if shapes.method == "sensitivity":
-        return SensitivityLearner(layers, budget, ramp=shapes.ramp, every=shapes.every)
-    macs = layer_macs(model, torch.zeros(1, *image_size))
-    positions = {name: macs[name].dense // layer.weight.numel() for name, layer in layers.items()}
-    penalty = PENALTIES[shapes.penalty or ("density" if shapes.density is not None else "macs")]
-    return PenaltyLearner(layers, penalty(budget.share, positions), warmup=shapes.ramp / 2, calibration=0.1)
 
 
 class _Run:
@@ -226,7 +124,7 @@ class _Run:
         )
         if stage == 1:
             assert self.budget is not None
-            self.learner = _learner(self.model, self.shapes, self.budget, self.data.image_size)
+            self.learner = learner_of(self.model, self.shapes, self.budget, self.data.image_size)
         else:
             self.learner = None
 

@@ -11,8 +11,10 @@ from torch import nn
 from hetcompress.checkpointing import InterruptedRunError, load_checkpoint, save_checkpoint
 from hetcompress.conversion import convert
 from hetcompress.errors import HetCompressError, InputError, UsageError
-from hetcompress.finetuning import ShapeSettings, Silent, finetune
+from hetcompress.finetuning import finetune
+from hetcompress.goals import ShapeSettings
 from hetcompress.nn import HetConv2d
+from hetcompress.reporters import Silent
 from hetcompress.shapes import build_family
 from hetcompress.surgery import named_modules_of
 from hetcompress.training import Trainer, TrainSettings, amp_dtype

@@ -96,7 +96,7 @@ def finetune(
     from hetcompress import pipeline
     from hetcompress.cli import console
     from hetcompress.cli.data import data_settings
-    from hetcompress.finetuning import ShapeSettings
+    from hetcompress.goals import ShapeSettings
     from hetcompress.training import TrainSettings
 
     if density is None and mac_ratio is None:

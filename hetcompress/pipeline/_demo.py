@@ -12,7 +12,7 @@ from hetcompress.data import open_data
 from hetcompress.errors import UsageError
 from hetcompress.evaluation import Accuracy, evaluate
 from hetcompress.files import write_atomically
-from hetcompress.finetuning import Reporter, ShapeSettings
+from hetcompress.goals import ShapeSettings
 from hetcompress.models import parse_architecture
 from hetcompress.models.architectures import input_spec_of
 from hetcompress.pipeline._common import DataSettings, Pruned
@@ -20,6 +20,7 @@ from hetcompress.pipeline._convert import Converted, convert
 from hetcompress.pipeline._export import ExportReport, export
 from hetcompress.pipeline._finetune import finetune
 from hetcompress.pipeline._report import Report, report
+from hetcompress.reporters import Reporter
 from hetcompress.training import Trainer, TrainSettings
 
 __all__ = ["Demo", "demo", "train_digits"]

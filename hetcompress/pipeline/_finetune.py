@@ -14,9 +14,10 @@ import torch
 from hetcompress.artifacts import RunFolder
 from hetcompress.errors import UsageError
 from hetcompress.files import write_text
-from hetcompress.finetuning import Reporter, ShapeSettings, Silent
 from hetcompress.finetuning import finetune as finetune_model
+from hetcompress.goals import ShapeSettings
 from hetcompress.pipeline._common import DataSettings, Pruned, check_classes, finish, open_run_data
+from hetcompress.reporters import Reporter, Silent
 from hetcompress.training import TrainSettings
 
 __all__ = ["DEFAULT_MAC_RATIO", "finetune"]

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from hetcompress.artifacts import RunFolder
-from hetcompress.finetuning import Finetuned, ShapeSettings, budget_of
+from hetcompress.finetuning import Finetuned
+from hetcompress.goals import ShapeSettings, budget_of
 from hetcompress.nn import LearnableHetConv2d
 from hetcompress.pipeline._common import Pruned, finish
 from hetcompress.pruning import prune as prune_model

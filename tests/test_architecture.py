@@ -1,0 +1,38 @@
+"""The layout that keeps the code readable, held by tests."""
+
+import ast
+import importlib
+
+import pytest
+from conftest import REPO
+
+FILES = sorted((REPO / "hetcompress").rglob("*.py"))
+MOST_LINES, MOST_BODY = 350, 60
+
+
+def test_files_and_functions_stay_small():
+    assert len(FILES) > 50
+    for path in FILES:
+        text = path.read_text()
+        assert text.count("\n") <= MOST_LINES, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                body = [s for s in node.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
+                assert not body or body[-1].end_lineno - body[0].lineno < MOST_BODY, f"{path}: {node.name}"
+
+
+@pytest.mark.parametrize(
+    "package", ["", ".nn", ".shapes", ".models", ".data", ".penalties", ".lowering", ".targets", ".pipeline"]
+)
+def test_doors_say_what_is_there(package):
+    module = importlib.import_module(f"hetcompress{package}")
+    assert all(hasattr(module, name) for name in module.__all__)
+    assert len(set(module.__all__)) == len(module.__all__)
+
+
+@pytest.mark.parametrize("folder", ["shapes", "penalties", "lowering", "data", "targets", "models"])
+def test_every_file_that_registers_something_is_imported_by_its_folder(folder):
+    door = (REPO / "hetcompress" / folder / "__init__.py").read_text()
+    for path in (REPO / "hetcompress" / folder).glob("*.py"):
+        if ".register(" in path.read_text() and path.stem not in ("__init__", "base"):
+            assert path.stem in door, f"add `{path.stem}` to the imports of hetcompress/{folder}/__init__.py"
