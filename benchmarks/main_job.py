@@ -2,7 +2,7 @@
 
     python benchmarks/main_job.py resnet20-12fca82f.th --data cifar10 --data-root DIR --out benchmarks/main_job.json
 
-Every number of the README's first table is in that file.  `--collect RUN` reads a run that was made before.
+Every number of the README's table is in that file.  `--collect RUN` reads a run that was made before.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def convert(
     ] = None,
     group_out: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="N|all", help="Filters that share a shape [free: 8, hetconv: 1, else all]."),
+        typer.Option(metavar="N|all", help="Filters that share a shape [free: 16, hetconv: 1, else all]."),
     ] = None,
     group_in: Annotated[
         Optional[str],  # noqa: UP045

@@ -123,6 +123,8 @@ def finish(folder: RunFolder, stage: str, settings: Mapping[str, Any], result: F
     """Write a pruned model and what led to it into the run folder."""
     folder.save_pruned(result.model)
     folder.discard_results()
+    if stage == "prune":  # what an earlier training measured speaks of another net
+        folder.manifest["stages"].pop("finetune", None)
     density, ratio = kept_of(result.model, folder.input_spec)
     results = {
         **settings,

@@ -22,7 +22,7 @@ from hetcompress.training import TrainSettings
 
 __all__ = ["DEFAULT_MAC_RATIO", "finetune"]
 
-DEFAULT_MAC_RATIO = 2.02
+DEFAULT_MAC_RATIO = 2.05
 """The target when none is given."""
 
 
@@ -45,7 +45,7 @@ def finetune(
         run: The run folder.
         data: Where images come from.
         train: How weights are trained.
-        shapes: The target, and how shapes are learned; by default MAC ratio 2.02.
+        shapes: The target, and how shapes are learned; by default MAC ratio 2.05.
         arch: The user's own factory, where the run was made with one.
         stage: "both", or "fine": train the weights of what `prune` left.
         resume: "auto" goes on from a checkpoint of the same settings; "never" starts anew.

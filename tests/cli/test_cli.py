@@ -101,6 +101,14 @@ def test_prune_then_train_the_rest(hc, digits):
     assert "MAC ratio 1.5" in out
 
 
+def test_pruning_again_forgets_what_was_measured_before(hc, digits, tmp_path):
+    hc("convert", "model.pt", *digits)
+    hc(*SMOKE)
+    assert "finetune" in json.loads((tmp_path / "hetrun" / "run.json").read_text())["stages"]
+    hc("prune", "--density", 0.5)
+    assert set(json.loads((tmp_path / "hetrun" / "run.json").read_text())["stages"]) == {"convert", "prune"}
+
+
 def test_dry_run_writes_nothing(hc, digits, tmp_path):
     code, out, _ = hc("convert", "model.pt", *digits, "--dry-run", "--json")
     assert code == 0
