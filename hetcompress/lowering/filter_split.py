@@ -13,7 +13,7 @@ from torch import nn
 
 from hetcompress.lowering.base import LOWERINGS, Lowering, Verdict
 from hetcompress.lowering.crop import cropped
-from hetcompress.lowering.pieces import Box, Geometry, Piece, conv_weights, surrounded
+from hetcompress.lowering.pieces import Box, Geometry, Piece, conv_weights, split_padding, surrounded
 from hetcompress.lowering.pointwise_plus import pointwise_plus
 from hetcompress.lowering.shape_sum import shape_sum
 from hetcompress.lowering.tap_gemm import tap_gemm
@@ -76,8 +76,7 @@ def grouped(layer: HetConv2d, sets: list[list[int]]) -> nn.Module | None:
 
 def _group_branch(whole: Piece, pieces: list[Piece], more: list[list[int]], weight: torch.Tensor, box: Box) -> Branch:
     sides = whole.geometry.sides_of(box)
-    both = (max(0, min(sides[2:])), max(0, min(sides[:2])))
-    rest = (sides[0] - both[1], sides[1] - both[1], sides[2] - both[0], sides[3] - both[0])
+    both, rest = split_padding(sides)
     conv = whole.conv(
         weight, bias=False, stride=whole.geometry.stride, padding=both, dilation=whole.geometry.dilation,
         groups=len(pieces),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hetcompress.nn import HetConv2d
 from hetcompress.nn.lowered import Branch, Pad
 
-__all__ = ["Box", "Geometry", "Piece", "bounding_box", "conv_weights", "surrounded"]
+__all__ = ["Box", "Geometry", "Piece", "bounding_box", "conv_weights", "split_padding", "surrounded"]
 
 Box = tuple[int, int, int, int]
 """First row, first column, height, width."""
@@ -81,6 +81,12 @@ def surrounded(geometry: Geometry, module: nn.Module) -> nn.Module:
     if geometry.mode == "constant" or not any(geometry.sides):
         return module
     return nn.Sequential(Pad(geometry.sides, geometry.mode), module)
+
+
+def split_padding(sides: tuple[int, int, int, int]) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+    """Return rows and columns of padding that a convolution does itself, which runtimes do for free, and the rest."""
+    both = (max(0, min(sides[2:])), max(0, min(sides[:2])))
+    return both, (sides[0] - both[1], sides[1] - both[1], sides[2] - both[0], sides[3] - both[0])
 
 
 def bounding_box(taps: Bool[Tensor, "kh kw"]) -> Box:
@@ -151,9 +157,7 @@ class Piece:
         row, column, height, width = box
         weight = self.weight[:, list(channels), row : row + height, column : column + width]
         sides = self.geometry.sides_of(box)
-        # what both sides have in common the convolution pads itself; runtimes do that for free
-        both = (max(0, min(sides[2:])), max(0, min(sides[:2])))
-        rest = (sides[0] - both[1], sides[1] - both[1], sides[2] - both[0], sides[3] - both[0])
+        both, rest = split_padding(sides)
         conv = self.conv(weight, padding=both, bias=bias, stride=self.geometry.stride, dilation=self.geometry.dilation)
         chosen = [self.channels[channel] for channel in channels]
         everything = chosen == list(range(self.in_channels))
