@@ -22,6 +22,8 @@ from hetcompress.version import __version__
 if TYPE_CHECKING:
     import onnxruntime
 
+    from hetcompress.nn.lowered import Form
+
 __all__ = ["ONNX_OPSET", "evaluating", "onnx_bytes", "ort_session", "quiet", "readable", "trace"]
 
 ONNX_OPSET = 20
@@ -117,7 +119,11 @@ def onnx_bytes(model: nn.Module, example: Float[Tensor, "n c h w"]) -> bytes:
         )
     import onnx
 
-    data = _serialized(_onnx_program(model, example))
+    from hetcompress.onnx_forms import opaque
+
+    with evaluating(model):
+        shallow, forms = opaque(model, torch.zeros((2, *example.shape[1:]), dtype=example.dtype))
+    data = _serialized(_onnx_program(shallow, example), forms)
     # only now, and as bytes: together with the message the check would hold the weights five times
     onnx.checker.check_model(data, full_check=True)
     return data
@@ -147,9 +153,11 @@ def _onnx_program(model: nn.Module, example: Tensor) -> torch.onnx.ONNXProgram:
     return exported
 
 
-def _serialized(program: torch.onnx.ONNXProgram) -> bytes:
+def _serialized(program: torch.onnx.ONNXProgram, forms: dict[str, Form]) -> bytes:
     import onnx
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    from hetcompress.onnx_forms import put_in_place
 
     ClearMetadataAndDocStringPass()(program.model)
     proto = program.model_proto
@@ -158,6 +166,7 @@ def _serialized(program: torch.onnx.ONNXProgram) -> bytes:
     for value in (*graph.input, *graph.output, *graph.initializer):
         value.ClearField("metadata_props")  # which the pass leaves on values
         value.ClearField("doc_string")
+    put_in_place(proto, forms)
     onnx.helper.set_model_props(proto, {"hetcompress": __version__})
     data: bytes = proto.SerializeToString()
     return data

@@ -13,7 +13,7 @@ from torch import nn
 
 from hetcompress.lowering.base import LOWERINGS, Lowering, Verdict
 from hetcompress.lowering.crop import cropped
-from hetcompress.lowering.pieces import Box, Geometry, Piece, conv_weights, split_padding, surrounded
+from hetcompress.lowering.pieces import Box, Geometry, Piece, conv_weights, pieces_of, split_padding, surrounded
 from hetcompress.lowering.pointwise_plus import pointwise_plus
 from hetcompress.lowering.shape_sum import shape_sum
 from hetcompress.lowering.tap_gemm import tap_gemm
@@ -45,9 +45,8 @@ def simplest_best(piece: Piece) -> nn.Module:
     return min((form for form in forms if form is not None), key=conv_weights)
 
 
-def grouped(layer: HetConv2d, sets: list[list[int]]) -> nn.Module | None:
+def grouped(layer: HetConv2d, sets: list[list[int]], pieces: list[Piece]) -> nn.Module | None:
     """Return a 1x1 and a group convolution, added, that compute the filters set by set; None if sets are not alike."""
-    pieces = [Piece.of(layer, members) for members in sets]
     counts = [piece.taps.flatten(1).sum(1) for piece in pieces]
     more = [(count > 1).nonzero().flatten().tolist() for count in counts]
     alike = len({len(members) for members in sets}) == 1 and len({len(channels) for channels in more}) == 1
@@ -103,15 +102,15 @@ class FilterSplit(Lowering):
     def rewrite(self, layer: HetConv2d) -> nn.Module:
         """Return the sets side by side, as products over gathered taps, or as one group convolution."""
         sets = filter_sets(layer)
-        pieces = [Piece.of(layer, members) for members in sets]
-        places = [number for members in sets for number in members]
-        order = [places.index(number) for number in range(layer.out_channels)]
+        pieces = pieces_of(layer, sets)
+        places = torch.tensor([number for members in sets for number in members])
+        order: list[int] = places.argsort().tolist()
         in_order = order == sorted(order)
         apart: nn.Module = Concat([simplest_best(piece) for piece in pieces])
         if any(bool(piece.taps.any()) for piece in pieces):
             gathered = tap_gemm(pieces)
             apart = gathered if conv_weights(gathered) <= GATHER_SHARE * conv_weights(apart) else apart
-        together = grouped(layer, sets)
+        together = grouped(layer, sets, pieces)
         if together is not None and conv_weights(together) <= GROUP_SHARE * conv_weights(apart):
             apart = together
         return surrounded(Geometry.of(layer), apart if in_order else Concat([apart], order))

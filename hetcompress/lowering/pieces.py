@@ -15,9 +15,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hetcompress.nn import HetConv2d
-from hetcompress.nn.lowered import Branch, Pad
+from hetcompress.nn.lowered import Branch, Chain, Pad
 
-__all__ = ["Box", "Geometry", "Piece", "bounding_box", "conv_weights", "split_padding", "surrounded"]
+__all__ = [
+    "Box",
+    "Geometry",
+    "Piece",
+    "bounding_box",
+    "bounding_boxes",
+    "conv_weights",
+    "pieces_of",
+    "split_padding",
+    "surrounded",
+]
 
 Box = tuple[int, int, int, int]
 """First row, first column, height, width."""
@@ -80,7 +90,7 @@ def surrounded(geometry: Geometry, module: nn.Module) -> nn.Module:
     """Put padding other than zeros around the image, once, before `module`."""
     if geometry.mode == "constant" or not any(geometry.sides):
         return module
-    return nn.Sequential(Pad(geometry.sides, geometry.mode), module)
+    return Chain([Pad(geometry.sides, geometry.mode), module])
 
 
 def split_padding(sides: tuple[int, int, int, int]) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
@@ -89,13 +99,22 @@ def split_padding(sides: tuple[int, int, int, int]) -> tuple[tuple[int, int], tu
     return both, (sides[0] - both[1], sides[1] - both[1], sides[2] - both[0], sides[3] - both[0])
 
 
+def bounding_boxes(taps: Bool[Tensor, "channels kh kw"]) -> list[Box]:
+    """Return the smallest box around the kept taps of each channel; the centre tap where there are none."""
+    taps = taps.clone()
+    taps[~taps.flatten(1).any(1), taps.shape[1] // 2, taps.shape[2] // 2] = True
+    rows, columns = taps.any(2).byte(), taps.any(1).byte()
+    # argmax finds the first of equals, so that of the reversed axis finds the last
+    top, left = rows.argmax(1), columns.argmax(1)
+    height = rows.shape[1] - rows.flip(1).argmax(1) - top
+    width = columns.shape[1] - columns.flip(1).argmax(1) - left
+    boxes: list[Box] = [(a, b, c, d) for a, b, c, d in torch.stack([top, left, height, width], 1).tolist()]
+    return boxes
+
+
 def bounding_box(taps: Bool[Tensor, "kh kw"]) -> Box:
     """Return the smallest box around the kept taps; the centre tap where there are none."""
-    if not bool(taps.any()):
-        return taps.shape[0] // 2, taps.shape[1] // 2, 1, 1
-    rows, columns = taps.any(1).nonzero().flatten(), taps.any(0).nonzero().flatten()
-    top, left = int(rows[0]), int(columns[0])
-    return top, left, int(rows[-1]) - top + 1, int(columns[-1]) - left + 1
+    return bounding_boxes(taps[None])[0]
 
 
 def conv_weights(module: nn.Module) -> int:
@@ -126,15 +145,7 @@ class Piece:
     @classmethod
     def of(cls, layer: HetConv2d, filters: Sequence[int] | None = None) -> Piece:
         """Return some filters, all of one conv group, of a layer; None for all of a layer without conv groups."""
-        chosen = list(range(layer.out_channels)) if filters is None else list(filters)
-        mask = layer.mask()[chosen] > 0
-        width = layer.in_channels // layer.groups
-        first = chosen[0] // (layer.out_channels // layer.groups) * width
-        bias = None if layer.bias is None else layer.bias.detach()[chosen]
-        return cls(
-            layer.weight.detach()[chosen] * mask, mask, bias, tuple(range(first, first + width)), layer.in_channels,
-            Geometry.of(layer).inner,
-        )  # fmt: skip
+        return pieces_of(layer, [list(range(layer.out_channels)) if filters is None else filters])[0]
 
     @property
     def taps(self) -> Bool[Tensor, "channels kh kw"]:
@@ -175,10 +186,11 @@ class Piece:
     ) -> nn.Conv2d:
         """Return a convolution with these weights, and the piece's bias if asked for and there."""
         with_bias = bias and self.bias is not None
-        conv = nn.Conv2d(
-            weight.shape[1] * groups, weight.shape[0], (weight.shape[2], weight.shape[3]), stride, padding, dilation,
-            groups, with_bias, device=weight.device, dtype=weight.dtype,
+        conv = nn.utils.skip_init(
+            nn.Conv2d, weight.shape[1] * groups, weight.shape[0], (weight.shape[2], weight.shape[3]), stride, padding,
+            dilation, groups, with_bias, device=weight.device, dtype=weight.dtype,
         )  # fmt: skip
+        assert isinstance(conv, nn.Conv2d)
         with torch.no_grad():
             conv.weight.copy_(weight)
             if with_bias:
@@ -186,3 +198,19 @@ class Piece:
                 assert self.bias is not None
                 conv.bias.copy_(self.bias)
         return conv
+
+
+def pieces_of(layer: HetConv2d, sets: Sequence[Sequence[int]]) -> list[Piece]:
+    """Return one piece for each set of filters; the filters of a set are of one conv group."""
+    whole_mask = layer.mask() > 0
+    whole_weight = layer.weight.detach() * whole_mask
+    inner = Geometry.of(layer).inner
+    width, filters = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+    pieces = []
+    for members in sets:
+        chosen = torch.tensor(list(members), device=layer.weight.device)
+        first = members[0] // filters * width
+        bias = None if layer.bias is None else layer.bias.detach()[chosen]
+        channels = tuple(range(first, first + width))
+        pieces.append(Piece(whole_weight[chosen], whole_mask[chosen], bias, channels, layer.in_channels, inner))
+    return pieces

@@ -6,10 +6,12 @@ around the taps that any filter keeps of it.  Boxes are merged, cheapest first, 
 
 from __future__ import annotations
 
+import itertools
+
 from torch import nn
 
 from hetcompress.lowering.base import LOWERINGS, Lowering, Verdict
-from hetcompress.lowering.pieces import Box, Geometry, Piece, bounding_box, surrounded
+from hetcompress.lowering.pieces import Box, Geometry, Piece, bounding_boxes, surrounded
 from hetcompress.nn import HetConv2d
 from hetcompress.nn.lowered import Sum
 
@@ -22,16 +24,22 @@ MOST_BRANCHES = 6
 def boxes_of(piece: Piece) -> dict[Box, list[int]]:
     """Return the channels of each box, at most `MOST_BRANCHES` boxes."""
     boxes: dict[Box, list[int]] = {}
-    taps = piece.taps
+    of_channel = bounding_boxes(piece.taps)
     for channel in piece.alive:
-        boxes.setdefault(bounding_box(taps[channel]), []).append(channel)
+        boxes.setdefault(of_channel[channel], []).append(channel)
+    costs = {
+        (a, b): _merged_cost(a, b, len(boxes[a]), len(boxes[b])) for a, b in itertools.combinations(sorted(boxes), 2)
+    }
     while len(boxes) > MOST_BRANCHES:
-        _, first, second = min(
-            (_merged_cost(a, b, len(boxes[a]), len(boxes[b])), a, b) for a in boxes for b in boxes if a < b
-        )
-        channels = sorted(boxes.pop(first) + boxes.pop(second))
+        first, second = min(costs, key=lambda pair: (costs[pair], pair))
+        channels = boxes.pop(first) + boxes.pop(second)
         union = _union(first, second)
         boxes[union] = sorted(boxes.get(union, []) + channels)
+        costs = {pair: cost for pair, cost in costs.items() if not {first, second, union} & set(pair)}
+        for box in boxes:
+            if box != union:
+                pair = (min(box, union), max(box, union))
+                costs[pair] = _merged_cost(*pair, len(boxes[pair[0]]), len(boxes[pair[1]]))
     return boxes
 
 

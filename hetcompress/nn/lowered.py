@@ -12,13 +12,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Branch", "Concat", "Pad", "Sum", "TapGather"]
+__all__ = ["Branch", "Chain", "Concat", "Form", "Pad", "Sum", "TapGather"]
 
 Sides = tuple[int, int, int, int]
 """Left, right, top, bottom, as `torch.nn.functional.pad` counts them."""
 
 
-class Pad(nn.Module):
+class Form(nn.Module):
+    """Part of a lowered layer, or all of it: (n, c, h, w) to (n, c2, h2, w2)."""
+
+
+class Pad(Form):
     """Zeros (or another padding mode) around an image where a side is positive; pixels cut off where it is negative.
 
     Args:
@@ -48,7 +52,7 @@ class Pad(nn.Module):
         return f"grow={self.grow}, rows={self.rows}, columns={self.columns}, mode={self.mode}"
 
 
-class Branch(nn.Module):
+class Branch(Form):
     """Picks channels, pads, convolves.
 
     Args:
@@ -75,7 +79,7 @@ class Branch(nn.Module):
         return self.conv(x)  # type: ignore[no-any-return]
 
 
-class TapGather(nn.Module):
+class TapGather(Form):
     """1x1 convolutions over chosen (channel, tap) pairs: a convolution as matrix products over the taps it has.
 
     The shifted images are made once and shared by all sets of filters.
@@ -113,7 +117,7 @@ class TapGather(nn.Module):
         return filters[0] if len(filters) == 1 else torch.cat(filters, 1)
 
 
-class Sum(nn.Module):
+class Sum(Form):
     """Adds what its parts make of the same input."""
 
     def __init__(self, parts: Sequence[nn.Module]) -> None:
@@ -128,7 +132,7 @@ class Sum(nn.Module):
         return total
 
 
-class Concat(nn.Module):
+class Concat(Form):
     """Puts the channels that its parts make of the same input side by side.
 
     Args:
@@ -147,3 +151,17 @@ class Concat(nn.Module):
         """Return all filters in order."""
         filters = torch.cat([part(x) for part in self.parts], 1)
         return filters if self.order is None else filters.index_select(1, self.order)
+
+
+class Chain(Form):
+    """Runs its steps one after another."""
+
+    def __init__(self, steps: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(steps)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
+        """Return what the last step makes."""
+        for step in self.steps:
+            x = step(x)
+        return x

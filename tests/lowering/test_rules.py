@@ -5,50 +5,20 @@ import copy
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
+from strategies import pruned_layers
 from torch import nn
 
+from hetcompress.graphs import ONNX_OPSET, ort_session
 from hetcompress.lowering import LOWERINGS
 from hetcompress.lowering.pieces import conv_weights
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
+from hetcompress.onnx_forms import form_model
 from hetcompress.shapes import HetConvShapes
-
-SIZES = [(1, 1), (3, 3), (5, 5), (7, 7), (1, 3), (3, 1), (2, 2), (5, 3)]
-
-
-@st.composite
-def layers(draw):
-    groups = draw(st.sampled_from([1, 1, 1, 2, 3]))
-    stride = draw(st.sampled_from([1, 2]))
-    conv = nn.Conv2d(
-        groups * draw(st.integers(1, 6)), groups * draw(st.integers(1, 6)), draw(st.sampled_from(SIZES)),
-        stride=stride, padding=draw(st.sampled_from([0, 1, 2, "same" if stride == 1 else 0])),
-        dilation=draw(st.sampled_from([1, 2])), groups=groups, bias=draw(st.booleans()),
-        padding_mode=draw(st.sampled_from(["zeros", "zeros", "reflect", "circular", "replicate"])),
-    )  # fmt: skip
-    group_out, group_in = (draw(st.sampled_from([1, 2, 4, "all"])) for _ in range(2))
-    layer = HetConv2d(group_out, group_in, **_arguments(conv))
-    torch.manual_seed(draw(st.integers(0, 10_000)))
-    shape = layer.kernel_shapes.shape
-    shapes = torch.rand(shape) < draw(st.sampled_from([0.0, 0.1, 0.3, 0.6, 1.0]))
-    kind = draw(st.sampled_from(["any", "row", "centre-or-full"]))
-    if kind == "row":
-        shapes[..., 1:, :] = False
-    if kind == "centre-or-full":
-        shapes = shapes[..., :1, :1].expand(shape).clone()
-        shapes[..., shape[-2] // 2, shape[-1] // 2] = True
-    return HetConv2d.from_conv2d(conv, shapes, group_out, group_in)
-
-
-def _arguments(conv):
-    from hetcompress.nn import conv_arguments
-
-    return conv_arguments(conv)
 
 
 @pytest.mark.parametrize("name", sorted(LOWERINGS))
 @settings(max_examples=60)
-@given(layer=layers())
+@given(layer=pruned_layers())
 def test_rule_refuses_or_computes_the_same(name, layer):
     rule = LOWERINGS[name]()
     before = copy.deepcopy(layer.state_dict())
@@ -61,11 +31,22 @@ def test_rule_refuses_or_computes_the_same(name, layer):
         found = form(images)
         assert found.shape == expected.shape
         assert (found - expected).abs().max() <= 1e-5 * expected.abs().max().clamp_min(1e-6)
+        assert_same_in_onnxruntime(form, images, found)
         twin = rule.rewrite(layer)
         twin.load_state_dict(form.state_dict())
         assert torch.equal(twin(images), found)
         assert not [module for module in form.modules() if isinstance(module, HetConv2d)]
     assert all(torch.equal(before[key], value) for key, value in layer.state_dict().items())
+
+
+def assert_same_in_onnxruntime(form, images, expected):
+    """The nodes written for a form compute what the form does."""
+    if isinstance(form, nn.Conv2d):  # which torch's exporter writes
+        return
+    session = ort_session(form_model(form, images.shape[1], ONNX_OPSET).SerializeToString(), 1)
+    found = torch.from_numpy(session.run(None, {"input": images.numpy()})[0])
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max().clamp_min(1e-6)
 
 
 def pruned(shapes, filters=8, channels=8, **options):

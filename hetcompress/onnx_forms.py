@@ -1,0 +1,224 @@
+"""Lowered layers as ONNX nodes, written directly.
+
+A layer of a hundred small convolutions takes torch's exporter minutes.  So the exporter sees each lowered layer as one
+unknown operator, and the nodes of that layer are put in its place afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from hetcompress.nn.lowered import Branch, Chain, Concat, Form, Pad, Sum, TapGather
+
+__all__ = ["LayerNodes", "form_model", "opaque", "put_in_place"]
+
+DOMAIN = "hetcompress.form"
+PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
+class _Opaque(nn.Module):
+    """One operator in place of a form."""
+
+    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.name, self.shape = name, shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.onnx.ops.symbolic(
+            f"{DOMAIN}::Form", (x,), {"name": self.name}, dtype=x.dtype, shape=(x.shape[0], *self.shape), version=1
+        )
+
+
+def roots(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, Form]]:
+    """Yield the forms of a model that are not parts of another form, with their names."""
+    for name, child in model.named_children():
+        if isinstance(child, Form):
+            yield prefix + name, child
+        else:
+            yield from roots(child, f"{prefix}{name}.")
+
+
+@torch.no_grad()
+def opaque(model: nn.Module, example: Tensor) -> tuple[nn.Module, dict[str, Form]]:
+    """Return a copy of a model with a stand-in for each form, and the forms by name.
+
+    Args:
+        model: In eval mode; weights are shared with the copy.
+        example: Images for one run, which tells how large the output of each form is.
+    """
+    forms = dict(roots(model))
+    shapes: dict[str, tuple[int, ...]] = {}
+    with contextlib.ExitStack() as hooks:
+        for name, form in forms.items():
+
+            def note(_module: nn.Module, _inputs: Any, output: Tensor, name: str = name) -> None:
+                shapes[name] = tuple(output.shape[1:])
+
+            hooks.callback(form.register_forward_hook(note).remove)
+        if forms:
+            model(example)
+    stand_ins = {id(forms[name]): _Opaque(name, shape) for name, shape in shapes.items()}
+    # deepcopy takes what the memo holds as copied already: forms become stand-ins, weights stay shared
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, memo | stand_ins), {name: forms[name] for name in shapes}
+
+
+def put_in_place(model: onnx.ModelProto, forms: dict[str, Form]) -> None:
+    """Replace each stand-in of a model by the nodes of its form."""
+    graph = model.graph
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.domain != DOMAIN:
+            nodes.append(node)
+            continue
+        name = onnx.helper.get_attribute_value(node.attribute[0]).decode()
+        layer = LayerNodes(f"{name}.")
+        layer.emit(forms[name], node.input[0])
+        layer.nodes[-1].output[0] = node.output[0]  # what a form adds last is its result
+        nodes.extend(layer.nodes)
+        graph.initializer.extend(layer.initializers)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    domains = [entry for entry in model.opset_import if entry.domain != DOMAIN]
+    del model.opset_import[:]
+    model.opset_import.extend(domains)
+
+
+def form_model(form: nn.Module, channels: int, opset: int) -> onnx.ModelProto:
+    """Return a model of one form alone, with input "input", output "output" and any batch and image size.
+
+    Args:
+        form: A `Form`, or a convolution without padding by name.
+        channels: Of the input.
+        opset: Version of the operators.
+    """
+    layer = LayerNodes("")
+    result = layer.emit(form, "input")
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", size, None, None])
+        for name, size in (("input", channels), (result, None))
+    ]
+    graph = onnx.helper.make_graph(layer.nodes, "form", values[:1], values[1:], layer.initializers)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=10)
+
+
+class LayerNodes:
+    """Collects the nodes of one form.
+
+    Args:
+        prefix: Of the names of all values; unique in the graph.
+
+    Attributes:
+        nodes: In the order in which they run.
+        initializers: Weights and indices.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+
+    def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node and return the name of its output."""
+        output = f"{self.prefix}{operator.lower()}_{len(self.nodes)}"
+        self.nodes.append(onnx.helper.make_node(operator, list(inputs), [output], name=output, **attributes))
+        return output
+
+    def constant(self, values: Any) -> str:
+        """Add an initializer and return its name."""
+        name = f"{self.prefix}value_{len(self.initializers)}"
+        array = values.detach().numpy(force=True) if isinstance(values, Tensor) else np.asarray(values, np.int64)
+        self.initializers.append(onnx.numpy_helper.from_array(array, name))
+        return name
+
+    @functools.singledispatchmethod
+    def emit(self, module: nn.Module, x: str) -> str:  # noqa: ARG002
+        """Add the nodes of a module that reads `x`; return the name of its output."""
+        raise TypeError(f"{type(module).__name__} is no part of a lowered layer")
+
+    @emit.register
+    def _(self, module: nn.Conv2d, x: str) -> str:
+        return self.conv(module, x)
+
+    @emit.register
+    def _(self, module: Pad, x: str) -> str:
+        left, right, top, bottom = module.grow
+        if any(module.grow):
+            pads = self.constant([0, 0, top, left, 0, 0, bottom, right])
+            x = self.node("Pad", x, pads, mode=PAD_MODES[module.mode])
+        return self.cut(x, module)
+
+    @emit.register
+    def _(self, module: Branch, x: str) -> str:
+        if module.channels is not None:
+            x = self.node("Gather", x, self.constant(module.channels), axis=1)
+        if module.pad is None or any(module.conv.padding):
+            return self.conv(module.conv, self.emit(module.pad, x) if module.pad is not None else x)
+        # the convolution pads each side by itself, which torch's cannot
+        left, right, top, bottom = module.pad.grow
+        cut = Pad((0, 0, 0, 0))
+        cut.rows, cut.columns = module.pad.rows, module.pad.columns
+        grown_and_cut = any(module.pad.grow) and (cut.rows, cut.columns) != (slice(0, None), slice(0, None))
+        if grown_and_cut or module.pad.mode != "constant":
+            return self.conv(module.conv, self.emit(module.pad, x))
+        return self.conv(module.conv, self.cut(x, cut), [top, left, bottom, right])
+
+    @emit.register
+    def _(self, module: TapGather, x: str) -> str:
+        x = self.emit(module.pad, x)
+        axes = self.constant([2, 3])
+        steps = self.constant(list(module.stride))
+        views = []
+        for row, column in module.shifts:
+            starts = self.constant([row, column])
+            left_over = (module.kernel_extent[0] - 1 - row, module.kernel_extent[1] - 1 - column)
+            ends = self.constant([-rest if rest else np.iinfo(np.int64).max for rest in left_over])
+            views.append(self.node("Slice", x, starts, ends, axes, steps))
+        gathered = views[0] if len(views) == 1 else self.node("Concat", *views, axis=1)
+        filters = [self.emit(branch, gathered) for branch in module.branches]
+        return filters[0] if len(filters) == 1 else self.node("Concat", *filters, axis=1)
+
+    @emit.register
+    def _(self, module: Sum, x: str) -> str:
+        return functools.reduce(lambda total, part: self.node("Add", total, self.emit(part, x)), module.parts[1:],
+                                self.emit(module.parts[0], x))  # fmt: skip
+
+    @emit.register
+    def _(self, module: Concat, x: str) -> str:
+        filters = [self.emit(part, x) for part in module.parts]
+        joined = filters[0] if len(filters) == 1 else self.node("Concat", *filters, axis=1)
+        return joined if module.order is None else self.node("Gather", joined, self.constant(module.order), axis=1)
+
+    @emit.register
+    def _(self, module: Chain, x: str) -> str:
+        return functools.reduce(lambda value, step: self.emit(step, value), module.steps, x)
+
+    def cut(self, x: str, pad: Pad) -> str:
+        """Add the slice that a padding with negative sides is."""
+        if pad.rows == slice(0, None) and pad.columns == slice(0, None):
+            return x
+        starts = self.constant([pad.rows.start, pad.columns.start])
+        ends = self.constant(
+            [np.iinfo(np.int64).max if side.stop is None else side.stop for side in (pad.rows, pad.columns)]
+        )
+        return self.node("Slice", x, starts, ends, self.constant([2, 3]))
+
+    def conv(self, conv: nn.Conv2d, x: str, pads: list[int] | None = None) -> str:
+        """Add a convolution, with other padding than its own if asked."""
+        rows, columns = (0, 0) if isinstance(conv.padding, str) else conv.padding
+        assert not isinstance(conv.padding, str), "forms pad by numbers"
+        inputs = [self.constant(conv.weight), *([] if conv.bias is None else [self.constant(conv.bias)])]
+        return self.node(
+            "Conv", x, *inputs, kernel_shape=list(conv.kernel_size), strides=list(conv.stride),
+            dilations=list(conv.dilation), group=conv.groups,
+            pads=[rows, columns, rows, columns] if pads is None else pads,
+        )  # fmt: skip
