@@ -97,7 +97,7 @@ def form_model(form: nn.Module, channels: int, opset: int) -> onnx.ModelProto:
     """Return a model of one form alone, with input "input", output "output" and any batch and image size.
 
     Args:
-        form: A `Form`, or a convolution without padding by name.
+        form: A `Form`, a convolution, or a `Chain` of them.
         channels: Of the input.
         opset: Version of the operators.
     """
@@ -147,7 +147,14 @@ class LayerNodes:
 
     @emit.register
     def _(self, module: nn.Conv2d, x: str) -> str:
-        return self.conv(module, x)
+        left, right, top, bottom = reversed_sides(module)
+        if module.padding_mode == "zeros":
+            return self.conv(module, x, [top, left, bottom, right])
+        return self.conv(module, self.emit(Pad((left, right, top, bottom), module.padding_mode), x), [0, 0, 0, 0])
+
+    @emit.register
+    def _(self, module: nn.ReLU, x: str) -> str:  # noqa: ARG002
+        return self.node("Relu", x)
 
     @emit.register
     def _(self, module: Pad, x: str) -> str:
@@ -155,22 +162,26 @@ class LayerNodes:
         if any(module.grow):
             pads = self.constant([0, 0, top, left, 0, 0, bottom, right])
             x = self.node("Pad", x, pads, mode=PAD_MODES[module.mode])
-        return self.cut(x, module)
+        if not module.cuts:
+            return x
+        starts = self.constant([module.rows.start, module.columns.start])
+        ends = self.constant(
+            [np.iinfo(np.int64).max if side.stop is None else side.stop for side in (module.rows, module.columns)]
+        )
+        return self.node("Slice", x, starts, ends, self.constant([2, 3]))
 
     @emit.register
     def _(self, module: Branch, x: str) -> str:
         if module.channels is not None:
             x = self.node("Gather", x, self.constant(module.channels), axis=1)
-        if module.pad is None or any(module.conv.padding):
-            return self.conv(module.conv, self.emit(module.pad, x) if module.pad is not None else x)
-        # the convolution pads each side by itself, which torch's cannot
-        left, right, top, bottom = module.pad.grow
-        cut = Pad((0, 0, 0, 0))
-        cut.rows, cut.columns = module.pad.rows, module.pad.columns
-        grown_and_cut = any(module.pad.grow) and (cut.rows, cut.columns) != (slice(0, None), slice(0, None))
-        if grown_and_cut or module.pad.mode != "constant":
-            return self.conv(module.conv, self.emit(module.pad, x))
-        return self.conv(module.conv, self.cut(x, cut), [top, left, bottom, right])
+        grow, pad = (0, 0, 0, 0), module.pad
+        if pad is not None and pad.mode == "constant" and not pad.cuts:
+            grow = pad.grow  # the convolution pads each side by itself, which torch's cannot
+        elif pad is not None:
+            x = self.emit(pad, x)
+        sides = reversed_sides(module.conv)
+        left, right, top, bottom = (a + b for a, b in zip(grow, sides, strict=True))
+        return self.conv(module.conv, x, [top, left, bottom, right])
 
     @emit.register
     def _(self, module: TapGather, x: str) -> str:
@@ -202,23 +213,16 @@ class LayerNodes:
     def _(self, module: Chain, x: str) -> str:
         return functools.reduce(lambda value, step: self.emit(step, value), module.steps, x)
 
-    def cut(self, x: str, pad: Pad) -> str:
-        """Add the slice that a padding with negative sides is."""
-        if pad.rows == slice(0, None) and pad.columns == slice(0, None):
-            return x
-        starts = self.constant([pad.rows.start, pad.columns.start])
-        ends = self.constant(
-            [np.iinfo(np.int64).max if side.stop is None else side.stop for side in (pad.rows, pad.columns)]
-        )
-        return self.node("Slice", x, starts, ends, self.constant([2, 3]))
-
-    def conv(self, conv: nn.Conv2d, x: str, pads: list[int] | None = None) -> str:
-        """Add a convolution, with other padding than its own if asked."""
-        rows, columns = (0, 0) if isinstance(conv.padding, str) else conv.padding
-        assert not isinstance(conv.padding, str), "forms pad by numbers"
+    def conv(self, conv: nn.Conv2d, x: str, pads: list[int]) -> str:
+        """Add a convolution with this padding: top, left, bottom, right."""
         inputs = [self.constant(conv.weight), *([] if conv.bias is None else [self.constant(conv.bias)])]
         return self.node(
             "Conv", x, *inputs, kernel_shape=list(conv.kernel_size), strides=list(conv.stride),
-            dilations=list(conv.dilation), group=conv.groups,
-            pads=[rows, columns, rows, columns] if pads is None else pads,
+            dilations=list(conv.dilation), group=conv.groups, pads=pads,
         )  # fmt: skip
+
+
+def reversed_sides(conv: nn.Conv2d) -> tuple[int, int, int, int]:
+    """Return the padding of a convolution, "same" included: left, right, top, bottom."""
+    left, right, top, bottom = conv._reversed_padding_repeated_twice  # noqa: SLF001  torch keeps it ready for F.pad
+    return left, right, top, bottom

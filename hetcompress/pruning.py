@@ -27,6 +27,9 @@ TOLERANCE = 0.01
 CLOSE = 0.999
 """A kept cost above this share of the budget needs no further search."""
 
+CLOSE_IN_BLOCKS = 0.99
+"""The same where channels decide in blocks: a block is split only if the target would be missed."""
+
 BISECTIONS = 60
 FILL_RUNGS = 12
 
@@ -90,7 +93,7 @@ def allocate(
         NothingToDoError: The budget cannot be met within 1 %; the message says what can.
     """
     scale = max(budget.unit_costs.values())
-
+    close = CLOSE if all(layer.family.block == 1 for layer in layers.values()) else CLOSE_IN_BLOCKS
     survivors: Masks = {}
 
     def at(price: float) -> Masks:
@@ -115,12 +118,12 @@ def allocate(
         low, most = (middle, masks) if kept > budget.kept else (low, most)
         high, least = (high, least) if kept > budget.kept else (middle, masks)
         chosen = least
-        if CLOSE * budget.kept <= kept <= budget.kept:
+        if close * budget.kept <= kept <= budget.kept:
             break
     # Groups tied at the final price are taken one by one, and coarse groups leave a gap that only those fill which
     # would come next at lower prices.
     for rung in range(FILL_RUNGS + 1 if strict else 1):
-        if kept_cost(layers, chosen, budget) >= CLOSE * budget.kept:
+        if kept_cost(layers, chosen, budget) >= close * budget.kept:
             break
         larger = most if rung == 0 else at(low - (low + bound) * (rung / FILL_RUNGS) ** 2)
         chosen = _filled(layers, chosen, larger, budget)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from hetcompress.cli.options import Arch, Data, DataRoot, Json, Run
+from hetcompress.cli.options import Arch, Data, DataRoot, Json, Plan, Run, Target
 
 if TYPE_CHECKING:
     from hetcompress.pipeline import ExportReport
@@ -20,6 +20,8 @@ def export(
     pt2: Annotated[bool, typer.Option("--pt2", help="torch.export program.")] = False,
     safetensors: Annotated[bool, typer.Option("--safetensors", help="Compact weights.")] = False,
     run: Run = Path("hetrun"),
+    plan: Plan = "macs",
+    target: Target = "ort-cpu",
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--out", "-o", metavar="DIR", help="Folder of the files [export/ in the run folder]."),
@@ -45,8 +47,8 @@ def export(
     wanted = [name for name, chosen in (("onnx", onnx), ("pt2", pt2), ("safetensors", safetensors)) if chosen]
     settings = data_settings(data, data_root) if data is not None else None
     result = pipeline.export(
-        wanted, run, out=out, data=settings, arch=arch, batches=batch or [1, 16], threads=threads, seconds=seconds,
-        strict=strict, force=force,
+        wanted, run, out=out, data=settings, arch=arch, plan=plan, target=target,
+        batches=batch or [1, 16], threads=threads, seconds=seconds,        strict=strict, force=force,
     )  # fmt: skip
     if json_out:
         console.print_json({"command": "export", "result": result.to_json()})
@@ -57,7 +59,7 @@ def export(
 def print_export(result: ExportReport) -> None:
     """Print what was exported."""
     from hetcompress.cli import console
-    from hetcompress.cli.report import print_latency
+    from hetcompress.cli.report import print_latency, print_plan
 
     rows = [
         [
@@ -68,6 +70,7 @@ def print_export(result: ExportReport) -> None:
     ]  # fmt: skip
     columns = ["file", "source bytes", "dense bytes", "bytes", "max difference", "same class"]
     console.out.print(console.table("Exported and verified", columns, rows))
+    print_plan(result.plan)
     note = f" ({result.test_note})" if result.test_note else ""
     for when, accuracy in result.accuracies.items():
         console.out.print(f"accuracy {when}: {accuracy.percent:.2f} %{note}")

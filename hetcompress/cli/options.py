@@ -10,7 +10,7 @@ import typer
 
 from hetcompress.errors import UsageError
 
-__all__ = ["Arch", "Data", "DataRoot", "Download", "Json", "Quiet", "Run", "group_size", "key_values"]
+__all__ = ["Arch", "Data", "DataRoot", "Download", "Json", "Plan", "Quiet", "Run", "Target", "group_size", "key_values"]
 
 # typer reads Optional[...] on every supported Python
 Run = Annotated[Path, typer.Option("--run", envvar="HETCOMPRESS_RUN", help="The run folder.", metavar="DIR")]
@@ -33,6 +33,18 @@ DataRoot = Annotated[
     typer.Option(
         "--data-root", "--data-dir", "--data-path", metavar="DIR", help="Its folder [HETCOMPRESS_DATA, then ./data]."
     ),
+]
+Plan = Annotated[
+    str,
+    typer.Option(
+        "--plan",
+        metavar="HOW",
+        help="How the form of each layer is chosen: measured (the fastest on this machine at the first --batch; dense "
+        "where none is faster) or macs (the fewest MACs, however long they take).",
+    ),
+]
+Target = Annotated[
+    str, typer.Option("--target", metavar="RUNTIME", help="For a measured plan: ort-cpu, torch-cpu or torch-cuda.")
 ]
 Download = Annotated[bool, typer.Option("--download", help="Fetch the data if it is not there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")]

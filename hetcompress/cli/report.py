@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from hetcompress.cli.options import Arch, Json, Run
+from hetcompress.cli.options import Arch, Json, Plan, Run, Target
 
 if TYPE_CHECKING:
     from hetcompress.pipeline import Report
@@ -17,6 +17,8 @@ __all__ = ["print_report", "report"]
 
 def report(
     run: Run = Path("hetrun"),
+    plan: Plan = "macs",
+    target: Target = "ort-cpu",
     batch: Annotated[
         Optional[list[int]],  # noqa: UP045
         typer.Option("--batch", "-b", min=1, help="Batch size for latency; may be repeated [1 and 16]."),
@@ -40,6 +42,8 @@ def report(
     result = pipeline.report(
         run,
         arch=arch,
+        plan=plan,
+        target=target,
         batches=batch or [1, 16],
         threads=threads,
         runtimes=() if no_latency else RUNTIMES,
@@ -67,9 +71,23 @@ def print_report(result: Report) -> None:
     ]  # fmt: skip
     columns = ["layer", "form", "density", "MACs dense", "effective", "executed", "kernel shapes"]
     console.out.print(console.table("Layers", columns, rows, numbers_from=2))
+    print_plan(result.plan)
     print_totals(result)
     if result.latency:
         print_latency(result.latency, result.machine.summary)
+
+
+def print_plan(plan: dict[str, Any]) -> None:
+    """Print how the forms of layers were chosen."""
+    from hetcompress.cli import console
+
+    forms = ", ".join(f"{count} {form}" for form, count in plan["forms"].items())
+    how = (
+        f" on {plan['target']}, batch {plan['batch']}, threads {plan['threads']}" if plan["plan"] == "measured" else ""
+    )
+    console.out.print(f"plan by {plan['plan']}{how}: {forms}; why the other forms lost stands in plan.json")
+    if plan["note"]:
+        console.out.print(f"NOTE: {plan['note']}")
 
 
 def _shapes(shapes: dict[str, int]) -> str:

@@ -10,6 +10,20 @@ from hetcompress.lowering import (  # noqa: F401  each enters itself into LOWERI
 )
 from hetcompress.lowering.base import LOWERINGS, Lowering, Verdict
 from hetcompress.lowering.choice import ORDER, Lowered, LoweredLayer, lower
+from hetcompress.lowering.choosers import Choice, Chooser, FewestMacs, cheapest
 from hetcompress.lowering.folding import fold_batch_norms
 
-__all__ = ["LOWERINGS", "ORDER", "Lowered", "LoweredLayer", "Lowering", "Verdict", "fold_batch_norms", "lower"]
+__all__ = [
+    "LOWERINGS",
+    "ORDER",
+    "Choice",
+    "Chooser",
+    "FewestMacs",
+    "Lowered",
+    "LoweredLayer",
+    "Lowering",
+    "Verdict",
+    "cheapest",
+    "fold_batch_norms",
+    "lower",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from hetcompress.errors import VerificationError
 from hetcompress.lowering.base import LOWERINGS
+from hetcompress.lowering.choosers import Chooser, FewestMacs
+from hetcompress.lowering.dead_channels import remove_dead_channels
 from hetcompress.lowering.folding import fold_batch_norms
 from hetcompress.lowering.pieces import conv_weights
 from hetcompress.nn import HetConv2d
@@ -22,9 +24,6 @@ __all__ = ["ORDER", "Lowered", "LoweredLayer", "lower"]
 
 ORDER = ("dense", "crop", "pointwise-plus", "shape-sum", "tap-gemm", "filter-split")
 """From the simplest form to the most involved; of two that cost alike the simpler one is taken."""
-
-LEAST_SAVING = 0.1
-"""Share of the simpler form's MACs that a more involved one must save."""
 
 TOLERANCE = 1e-5
 """Largest difference relative to the largest output, against the layer computed in double precision."""
@@ -43,6 +42,8 @@ class LoweredLayer:
         macs_dense: MACs of the layer without a mask, on one image.
         macs_executed: MACs of the chosen form.
         refused: The other lowerings and why they were not taken.
+        costs: What each form that fits costs, by name.
+        unit: Of the costs.
     """
 
     name: str
@@ -50,6 +51,13 @@ class LoweredLayer:
     macs_dense: int
     macs_executed: int
     refused: dict[str, str]
+    costs: dict[str, float]
+    unit: str
+
+    @property
+    def gain(self) -> float:
+        """What the chosen form saves over the dense one."""
+        return self.costs["dense"] - self.costs[self.form]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,51 +75,64 @@ class Lowered:
     max_difference: float
 
 
-def lower(model: nn.Module, example_input: Float[Tensor, "n c h w"], *, rules: Sequence[str] = ORDER) -> Lowered:
-    """Return a copy of a pruned model in which every `HetConv2d` has become the form with the fewest MACs.
+def lower(
+    model: nn.Module,
+    example_input: Float[Tensor, "n c h w"],
+    *,
+    rules: Sequence[str] = ORDER,
+    chooser: Chooser | None = None,
+    dense: Container[str] = (),
+) -> Lowered:
+    """Return a copy of a pruned model in which every `HetConv2d` has become one of the forms that fit it.
 
     Args:
         model: With `HetConv2d` layers; it is left alone.
         example_input: Its shape is that of the images.
         rules: Lowerings to choose from, the simplest first.
+        chooser: What picks among them; None takes the fewest MACs.
+        dense: Layers to leave dense.
 
     Raises:
         VerificationError: A form, or the whole, computes something else.
     """
+    chooser = chooser or FewestMacs()
     folded = fold_batch_norms(model, example_input)
+    weights = {name: layer.weight.numel() for name, layer in named_modules_of(folded, HetConv2d).items()}
+    folded = remove_dead_channels(folded, example_input)
     shapes = _input_shapes(folded, example_input)
     forms: dict[str, nn.Module] = {}
     layers = []
     for name, layer in named_modules_of(folded, HetConv2d).items():
-        chosen, form, refused = _choose(layer, rules)
         shape, positions = shapes.get(name, ((1, layer.in_channels, 16, 16), 0))
-        _verify_layer(name, chosen, layer, form, shape)
+        candidates, refused = _candidates(layer, ("dense",) if name in dense else rules)
+        choice = chooser.choose(candidates, shape[1:])
+        form = candidates[choice.form]
+        _verify_layer(name, choice.form, layer, form, shape)
         forms[name] = form
+        refused |= {
+            other: f"{cost:.6g} {chooser.unit}, {choice.form} {choice.costs[choice.form]:.6g}"
+            for other, cost in choice.costs.items()
+            if other != choice.form
+        }
         executed = conv_weights(form) * positions
-        layers.append(LoweredLayer(name, chosen, layer.weight.numel() * positions, executed, refused))
+        full = weights[name] * positions
+        layers.append(LoweredLayer(name, choice.form, full, executed, refused, choice.costs, chooser.unit))
     lowered = replace_modules_(copy.deepcopy(folded), forms).eval()
     return Lowered(lowered, tuple(layers), _verify_model(model, lowered, example_input))
 
 
-def _choose(layer: HetConv2d, rules: Sequence[str]) -> tuple[str, nn.Module, dict[str, str]]:
-    best_name, best, best_cost = "", None, 0
-    refused: dict[str, str] = {}
+def _candidates(layer: HetConv2d, rules: Sequence[str]) -> tuple[dict[str, nn.Module], dict[str, str]]:
+    """Return the forms that fit a layer, and why the others do not."""
+    forms, refused = {}, {}
     for name in rules:
         rule = LOWERINGS[name]()
         verdict = rule.check(layer)
-        if not verdict.ok:
-            refused[name] = verdict.reason
-            continue
-        form = rule.rewrite(layer)
-        cost = conv_weights(form)
-        if best is None or cost <= (1 - LEAST_SAVING) * best_cost:
-            if best is not None:
-                refused[best_name] = f"{best_cost:,} MACs a position, {name} has {cost:,}"
-            best_name, best, best_cost = name, form, cost
+        if verdict.ok:
+            forms[name] = rule.rewrite(layer)
         else:
-            refused[name] = f"{cost:,} MACs a position, the simpler {best_name} has {best_cost:,}"
-    assert best is not None, "dense always applies"
-    return best_name, best, refused
+            refused[name] = verdict.reason
+    assert "dense" in forms, "dense always applies"
+    return forms, refused
 
 
 @torch.no_grad()

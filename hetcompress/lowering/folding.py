@@ -13,44 +13,20 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
+from hetcompress.lowering.readers import Readers
 from hetcompress.nn import HetConv2d
 from hetcompress.surgery import named_modules_of, replace_modules_
 
 __all__ = ["fold_batch_norms"]
 
 FOLDABLE = (nn.Conv2d, HetConv2d)
-NO_VALUES = {"__get__", "dim", "size", "numel", "stride", "is_contiguous", "is_floating_point", "__len__"}
-"""Functions that look at a tensor's shape or type and read no values (attributes are read by `__get__`)."""
-
-
-class _Readers(TorchFunctionMode):
-    """Counts how many functions read each watched tensor, and keeps the tensors alive so that ids stay theirs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.watched: dict[int, Tensor] = {}
-        self.reads: dict[int, int] = {}
-
-    def watch(self, tensor: Tensor) -> None:
-        self.watched[id(tensor)] = tensor
-        self.reads[id(tensor)] = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", "")
-        if name not in NO_VALUES:
-            for leaf in tree_leaves((args, kwargs or {})):
-                if isinstance(leaf, Tensor) and id(leaf) in self.watched:
-                    self.reads[id(leaf)] += 1
-        return func(*args, **(kwargs or {}))
 
 
 @torch.no_grad()
 def _pairs(model: nn.Module, example_input: Tensor) -> list[tuple[str, str]]:
     """Return the names of convolutions and of the norms that alone read them."""
-    readers = _Readers()
+    readers = Readers()
     made_by: dict[int, str] = {}
     runs: dict[str, int] = {}
     pairs: list[tuple[str, str, int]] = []

@@ -186,7 +186,7 @@ class Piece:
     ) -> nn.Conv2d:
         """Return a convolution with these weights, and the piece's bias if asked for and there."""
         with_bias = bias and self.bias is not None
-        conv = nn.utils.skip_init(
+        conv = nn.utils.skip_init(  # type: ignore[no-untyped-call]
             nn.Conv2d, weight.shape[1] * groups, weight.shape[0], (weight.shape[2], weight.shape[3]), stride, padding,
             dilation, groups, with_bias, device=weight.device, dtype=weight.dtype,
         )  # fmt: skip

@@ -39,11 +39,16 @@ class Pad(Form):
         self.columns = slice(max(-left, 0), -max(-right, 0) or None)
         self.mode = mode
 
+    @property
+    def cuts(self) -> bool:
+        """Whether pixels are cut off."""
+        return self.rows != slice(0, None) or self.columns != slice(0, None)
+
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
         """Return the padded image.  It grows before it is cut, since a cut may be larger than the image was."""
         if any(self.grow):
             x = F.pad(x, self.grow, mode=self.mode)
-        if self.rows != slice(0, None) or self.columns != slice(0, None):
+        if self.cuts:
             x = x[:, :, self.rows, self.columns]
         return x
 
@@ -115,6 +120,10 @@ class TapGather(Form):
         views = torch.cat([x[:, :, y : y + height : rows, z : z + width : columns] for y, z in self.shifts], 1)
         filters = [branch(views) for branch in self.branches]
         return filters[0] if len(filters) == 1 else torch.cat(filters, 1)
+
+    def extra_repr(self) -> str:
+        """Return the taps and how they move."""
+        return f"shifts={self.shifts}, kernel_extent={self.kernel_extent}, stride={self.stride}"
 
 
 class Sum(Form):

@@ -16,6 +16,7 @@ from hetcompress.evaluation import Accuracy, evaluate
 from hetcompress.latency import Comparison, Machine, compare_latency, machine
 from hetcompress.pipeline._common import DataSettings, check_classes, open_run_data
 from hetcompress.pipeline._report import lowered_pair
+from hetcompress.planning import PlanSettings
 from hetcompress.targets import EXPORT_TARGETS, Exported, export_model
 
 __all__ = ["ExportReport", "export"]
@@ -32,6 +33,7 @@ class ExportReport:
         files: Every file, verified.
         dense_bytes: Size of the dense model written by the same target, by target.
         source_bytes: Size of the source file.
+        plan: How forms were chosen, and what was given up.
         lowering_difference: Largest difference between pruned and lowered model.
         accuracies: Of the lowered model and of the ONNX file in onnxruntime; empty without data.
         test_note: What is particular about the test images.
@@ -43,6 +45,7 @@ class ExportReport:
     files: tuple[Exported, ...]
     dense_bytes: dict[str, int]
     source_bytes: int
+    plan: dict[str, Any]
     lowering_difference: float
     accuracies: dict[str, Accuracy]
     test_note: str
@@ -69,6 +72,8 @@ def export(
     out: Path | None = None,
     data: DataSettings | None = None,
     arch: str | None = None,
+    plan: str = "macs",
+    target: str = "ort-cpu",
     batches: Sequence[int] = (1, 16),
     threads: int = 1,
     seconds: float = 2.0,
@@ -83,6 +88,8 @@ def export(
         out: Folder of the files; None is ``export/`` in the run folder.
         data: Where real images come from; None takes what fine-tuning used.
         arch: The user's own factory, where the run was made with one.
+        plan: How forms are chosen, one of `PLANS`; for the first of `batches`.
+        target: The runtime that a measured plan is for.
         batches: Batch sizes for latency.
         threads: Threads for latency.
         seconds: Time to spend on each comparison; 0 skips latency.
@@ -105,10 +112,12 @@ def export(
             raise UsageError(
                 f"{path}", expected="no such file", found="one", fix="choose another --out, or pass --force"
             )
-    dense, pruned, lowered = lowered_pair(folder)
+    settings = PlanSettings(plan, target, batches[0], threads)
+    dense, pruned, planned = lowered_pair(folder, settings)
+    lowered = planned.lowered
     example = torch.zeros(1, *folder.input_spec.size)
-    settings = data or _recorded_data(folder)
-    source = open_run_data(folder, settings) if settings is not None else None
+    images = data or _recorded_data(folder)
+    source = open_run_data(folder, images) if images is not None else None
     samples = None
     accuracies: dict[str, Accuracy] = {}
     if source is not None:
@@ -140,6 +149,7 @@ def export(
         tuple(files),
         dense_bytes,
         int(folder.manifest["source"]["bytes"]),
+        planned.summary(),
         lowered.max_difference,
         accuracies,
         source.test_note if source is not None else "",

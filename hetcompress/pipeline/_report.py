@@ -19,8 +19,10 @@ from hetcompress.cost import count_executed, layer_macs
 from hetcompress.files import write_text
 from hetcompress.graphs import onnx_bytes
 from hetcompress.latency import RUNTIMES, Comparison, Machine, compare_latency, machine
-from hetcompress.lowering import Lowered, fold_batch_norms, lower
+from hetcompress.lowering import fold_batch_norms
 from hetcompress.nn import HetConv2d
+from hetcompress.planning import Plan, PlanSettings
+from hetcompress.planning import plan as make_plan
 from hetcompress.surgery import named_modules_of
 
 __all__ = ["LayerReport", "Report", "lowered_pair", "recorded_accuracies", "report"]
@@ -76,6 +78,7 @@ class Report:
         test_note: What is particular about the test images.
         latency: Interleaved comparisons; empty if none was asked for.
         machine: Where latency was measured.
+        plan: How forms were chosen, and what was given up.
         max_difference: Between pruned and lowered model.
         uncounted: Operators that fvcore could not count, and how often they occur.
         layers: Every convolution and linear layer.
@@ -94,6 +97,7 @@ class Report:
     test_note: str
     latency: tuple[Comparison, ...]
     machine: Machine
+    plan: dict[str, Any]
     max_difference: float
     uncounted: dict[str, int]
     layers: tuple[LayerReport, ...]
@@ -152,11 +156,14 @@ def shape_histogram(layer: HetConv2d) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def lowered_pair(run: RunFolder) -> tuple[nn.Module, nn.Module, Lowered]:
-    """Return the dense source with its batch norms folded, the pruned model, and what it was lowered to."""
+def lowered_pair(run: RunFolder, settings: PlanSettings) -> tuple[nn.Module, nn.Module, Plan]:
+    """Return the dense source with its batch norms folded, the pruned model, and the plan of its lowering."""
     example = torch.zeros(1, *run.input_spec.size)
+    dense = fold_batch_norms(run.dense_model(), example)
     pruned = run.pruned_model()
-    return fold_batch_norms(run.dense_model(), example), pruned, lower(pruned, example)
+    planned = make_plan(dense, pruned, example, settings)
+    write_text(run.path / "plan.json", json.dumps({"schema": 1, **planned.to_json()}, indent=2) + "\n")
+    return dense, pruned, planned
 
 
 def recorded_accuracies(run: RunFolder) -> tuple[dict[str, float], str]:
@@ -175,6 +182,8 @@ def report(
     run: Path = Path("hetrun"),
     *,
     arch: str | None = None,
+    plan: str = "macs",
+    target: str = "ort-cpu",
     batches: Sequence[int] = (1, 16),
     threads: int = 1,
     runtimes: Sequence[str] = RUNTIMES,
@@ -185,6 +194,8 @@ def report(
     Args:
         run: The run folder, pruned.
         arch: The user's own factory, where the run was made with one.
+        plan: How forms are chosen, one of `PLANS`; for the first of `batches`.
+        target: The runtime that a measured plan is for.
         batches: Batch sizes for latency.
         threads: Threads for latency.
         runtimes: Runtimes for latency; none skips it.
@@ -197,16 +208,19 @@ def report(
     folder = RunFolder.open(run, factory=arch)
     size = folder.input_spec.size
     example = torch.zeros(1, *size)
-    dense, pruned, lowered = lowered_pair(folder)
+    settings = PlanSettings(plan, target, batches[0], threads)
+    dense, pruned, planned = lowered_pair(folder, settings)
+    lowered = planned.lowered
     macs = layer_macs(pruned, example)
     executed = count_executed(lowered.model, example)
+    left = layer_macs(lowered.model, example)  # filters that nothing reads are gone
     converted = named_modules_of(pruned, HetConv2d)
     accuracies, note = recorded_accuracies(folder)
     forms = {layer.name: layer for layer in lowered.layers}
     layers = tuple(
         LayerReport(
             name, cost.weights, cost.kept, cost.dense, cost.effective,
-            forms[name].macs_executed if name in forms else cost.dense,
+            forms[name].macs_executed if name in forms else left[name].dense,
             forms[name].form if name in forms else "not converted",
             shape_histogram(converted[name]) if name in converted else {},
             forms[name].refused if name in forms else {},
@@ -237,6 +251,7 @@ def report(
         test_note=note,
         latency=tuple(latency),
         machine=machine(),
+        plan=planned.summary(),
         max_difference=lowered.max_difference,
         uncounted=executed.uncounted,
         layers=layers,

@@ -36,6 +36,8 @@ class ShapeFamily(abc.ABC):
     name: ClassVar[str]
     learnable: ClassVar[bool] = True
     """False for a fixed pattern, whose conversion changes the function of the net."""
+    block: int = 1
+    """Input channels that decide together."""
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments that build this family again (plain JSON values)."""

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hetcompress.errors import UsageError
 from hetcompress.shapes import SHAPE_FAMILIES, CentreShapes, FreeShapes, HetConvShapes, RigidShapes, build_family
@@ -112,3 +114,20 @@ def test_unknown_names_and_arguments_are_refused():
         build_family("hetconv", {"part": 4})
     with pytest.raises(UsageError, match="--parts: expected an integer of at least 1, found 0"):
         build_family("hetconv", {"parts": 0})
+
+
+@given(st.integers(1, 3), st.integers(1, 70), st.integers(1, 20), st.floats(-0.5, 2))
+def test_channels_of_a_block_decide_together(out_groups, channels, block, price):
+    family = CentreShapes(block=block)
+    torch.manual_seed(channels * 100 + block)
+    logits = family.logits_of(torch.rand(out_groups, channels, 3, 3))
+    masks = family.masks(family.priced(logits, price, (3, 3)), (3, 3))
+    full = (masks.flatten(2).sum(-1) == 9).sum(1)
+    empty = (masks.flatten(2).sum(-1) == 0).sum(1)
+    rest = channels % block
+    # the last block, the one worth least, is smaller; it is the first to lose taps
+    for count, other in zip(full.tolist(), empty.tolist(), strict=True):
+        assert count % block == 0 or count == channels
+        assert other == 0 or (other - rest) % block == 0
+    again = family.logits_of(2 * masks - 1)
+    assert torch.equal(family.masks(again, (3, 3)), masks)

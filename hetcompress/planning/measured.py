@@ -1,0 +1,68 @@
+"""The chooser that measures: the form that is fastest on this machine, in the runtime that will run it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+
+from hetcompress.latency import measure
+from hetcompress.lowering import Choice, Chooser, cheapest
+from hetcompress.planning.runtimes import PlanTarget
+from hetcompress.planning.surroundings import OUTER_CHANNELS, in_surroundings
+from hetcompress.planning.timings import Timings
+
+__all__ = ["Measured"]
+
+HOPELESS = 1.5
+"""A form that took this much longer than the quickest in a first look is not measured closely."""
+
+
+class Measured(Chooser):
+    """The quickest form.
+
+    Args:
+        target: The runtime.
+        batch: Images at once.
+        threads: Threads inside an operator.
+        seconds: Time to spend on measuring each candidate of a layer.
+    """
+
+    unit = "ms"
+    least_saving = 0.03
+    """Share of the simpler form's time that a more involved one must save: less drowns in noise."""
+
+    def __init__(self, target: PlanTarget, *, batch: int, threads: int, seconds: float = 0.1) -> None:
+        self.target, self.batch, self.threads, self.seconds = target, batch, threads, seconds
+        self.timings = Timings(f"{target.name} {target.version}")
+
+    def choose(self, candidates: Mapping[str, nn.Module], input_shape: tuple[int, ...]) -> Choice:
+        """See `Chooser.choose`."""
+        keys = {name: Timings.key(form, input_shape, self.batch, self.threads) for name, form in candidates.items()}
+        # times of one layer are compared, so they come from one session: all are measured, or none
+        if len(candidates) > 1 and not all(key in self.timings.known for key in keys.values()):
+            times = self._measure(candidates, input_shape)
+            self.timings.add({keys[name]: time for name, time in times.items()})
+        costs = {name: self.timings.known.get(key, 0.0) for name, key in keys.items()}
+        return Choice(cheapest(costs, self.least_saving), costs)
+
+    def _measure(self, candidates: Mapping[str, nn.Module], input_shape: tuple[int, ...]) -> dict[str, float]:
+        """Return milliseconds of each candidate between its neighbours."""
+        channels, height, width = input_shape
+        with torch.no_grad():
+            filters = candidates["dense"](torch.zeros(1, *input_shape)).shape[1]
+        images = torch.randn(self.batch, OUTER_CHANNELS, height, width, generator=torch.Generator().manual_seed(0))
+        runners: dict[str, Callable[[], object]] = {
+            name: self.target.runner(in_surroundings(form, channels, filters), images, self.threads)
+            for name, form in candidates.items()
+        }
+        times = _medians(runners, seconds=0, rounds=3)
+        close = {name: run for name, run in runners.items() if times[name] <= HOPELESS * min(times.values())}
+        return times | (_medians(close, seconds=self.seconds * len(close), rounds=9) if len(close) > 1 else {})
+
+
+def _medians(runners: Mapping[str, Callable[[], object]], *, seconds: float, rounds: int) -> dict[str, float]:
+    samples = measure(runners, seconds=seconds, warmup=1, min_rounds=rounds)
+    return {name: statistics.median(times) for name, times in samples.items()}

@@ -1,0 +1,131 @@
+"""A plan for a whole model: a form for each layer, and the whole timed against the dense model.
+
+Layers that are faster between their neighbours can be slower together.  So the assembled model is timed against the
+dense one; if it is not faster, the layers that gained least are left dense, and in the end all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import Any
+
+from torch import Tensor, nn
+
+from hetcompress.errors import UsageError
+from hetcompress.latency import Comparison, compare_latency
+from hetcompress.lowering import ORDER, Chooser, Lowered, fold_batch_norms, lower
+from hetcompress.planning.measured import Measured
+from hetcompress.planning.runtimes import PLAN_TARGETS
+
+__all__ = ["PLANS", "Plan", "PlanSettings", "plan"]
+
+PLANS = {
+    "measured": "the form that is fastest on this machine; dense where none is faster",
+    "macs": "the form with the fewest MACs, however long it takes",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanSettings:
+    """How forms are chosen.
+
+    Attributes:
+        plan: One of `PLANS`.
+        target: The runtime, one of `PLAN_TARGETS`.
+        batch: Images at once.
+        threads: Threads inside an operator.
+    """
+
+    plan: str = "measured"
+    target: str = "ort-cpu"
+    batch: int = 1
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.plan not in PLANS:
+            raise UsageError("--plan", expected=f"one of {', '.join(PLANS)}", found=f"'{self.plan}'")
+
+    def chooser(self) -> Chooser | None:
+        """Return what picks the forms; None for the fewest MACs."""
+        if self.plan == "macs":
+            return None
+        return Measured(PLAN_TARGETS[self.target](), batch=self.batch, threads=self.threads)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A lowered model and why it looks as it does.
+
+    Attributes:
+        lowered: The model and the form of each layer.
+        settings: How forms were chosen.
+        whole: The lowered model against the dense one; None if nothing was measured.
+        note: What was given up last and why; empty if nothing was.
+    """
+
+    lowered: Lowered
+    settings: PlanSettings
+    whole: Comparison | None
+    note: str
+
+    def summary(self) -> dict[str, Any]:
+        """Return how forms were chosen, how often each was taken, and what was given up."""
+        forms = dict(Counter(layer.form for layer in self.lowered.layers).most_common())
+        return {**dataclasses.asdict(self.settings), "forms": forms, "note": self.note}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            **dataclasses.asdict(self.settings),
+            "whole": None if self.whole is None else self.whole.to_json(),
+            "note": self.note,
+            "layers": [dataclasses.asdict(layer) for layer in self.lowered.layers],
+        }
+
+
+def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSettings) -> Plan:
+    """Choose a form for each pruned layer.
+
+    Args:
+        dense: What the result must beat, in eval mode.
+        pruned: With `HetConv2d` layers; left alone.
+        example: Its shape is that of the images.
+        settings: How to choose.
+
+    Raises:
+        UsageError: The runtime is not there.
+        VerificationError: A form computes something else than its layer.
+    """
+    chooser = settings.chooser()
+    lowered = lower(pruned, example, rules=ORDER, chooser=chooser)
+    if not isinstance(chooser, Measured):
+        return Plan(lowered, settings, None, "")
+    chooser.timings.save()
+    changed = sorted((layer for layer in lowered.layers if layer.form != "dense"), key=lambda layer: -layer.gain)
+    if not changed:
+        return Plan(lowered, settings, None, "no layer is faster in another form than dense")
+    reference = fold_batch_norms(dense, example)
+    note = ""
+    while changed:
+        whole = _against(reference, lowered, example, settings)
+        if whole.verdict == "faster":
+            return Plan(lowered, settings, whole, note)
+        note = (
+            f"with {len(changed)} layers in other forms the whole is {whole.verdict} "
+            f"({whole.compact.median_ms:.3g} against {whole.dense.median_ms:.3g} ms), so those that gained least "
+            "are left dense"
+        )
+        changed = changed[: len(changed) // 2]
+        kept = {layer.name for layer in changed}
+        left = {layer.name for layer in lowered.layers} - kept
+        lowered = lower(pruned, example, rules=ORDER, chooser=chooser, dense=left)
+    return Plan(lowered, settings, whole, note)
+
+
+def _against(dense: nn.Module, lowered: Lowered, example: Tensor, settings: PlanSettings) -> Comparison:
+    runtime = "onnxruntime" if settings.target == "ort-cpu" else "torch"
+    return compare_latency(
+        dense, lowered.model, tuple(example.shape[1:]), batches=(settings.batch,), threads=settings.threads,
+        runtimes=(runtime,), seconds=1.0,
+    )[0]  # fmt: skip

@@ -1,0 +1,71 @@
+"""Timings that were measured before, by machine and structure; planning again takes no measuring."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from torch import nn
+
+from hetcompress.errors import HetCompressError
+from hetcompress.files import write_text
+from hetcompress.machine import machine
+
+__all__ = ["Timings", "cache_folder"]
+
+FORMAT = 1
+"""Of the cache; other formats are measured anew."""
+
+
+def cache_folder() -> Path:
+    """Return where timings are kept: ``HETCOMPRESS_CACHE``, else the user's cache folder."""
+    given = os.environ.get("HETCOMPRESS_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hetcompress"
+
+
+class Timings:
+    """Milliseconds of forms on this machine in one runtime.
+
+    A cache that cannot be read is empty, and one that cannot be written is not kept: both only cost time.
+
+    Args:
+        runtime: Name and version of the runtime.
+    """
+
+    def __init__(self, runtime: str) -> None:
+        here = machine()
+        described = json.dumps([FORMAT, runtime, here.cpu, here.flags, here.cores])
+        self.path = cache_folder() / f"timings-{hashlib.sha256(described.encode()).hexdigest()[:16]}.json"
+        self.known: dict[str, float] = {}
+        try:
+            read = json.loads(self.path.read_text(encoding="utf-8"))
+            self.known = {str(key): float(value) for key, value in read["milliseconds"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass
+        self.changed = False
+
+    @staticmethod
+    def key(form: nn.Module, input_shape: tuple[int, ...], batch: int, threads: int) -> str:
+        """Return what a time depends on: operators and their sizes, which channels are gathered, images, threads."""
+        parts = [repr(form), repr((input_shape, batch, threads))]
+        parts += [f"{name}:{buffer.tolist()}" for name, buffer in form.named_buffers()]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def add(self, measured: dict[str, float]) -> None:
+        """Remember times in milliseconds by key."""
+        self.known.update(measured)
+        self.changed = self.changed or bool(measured)
+
+    def save(self) -> None:
+        """Write the cache, if it changed."""
+        if not self.changed:
+            return
+        try:
+            write_text(self.path, json.dumps({"format": FORMAT, "milliseconds": self.known}))
+        except HetCompressError:
+            return
+        self.changed = False

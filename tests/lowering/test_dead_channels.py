@@ -1,0 +1,89 @@
+"""Filters that nothing reads are not computed, and only those."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from hetcompress.lowering import lower
+from hetcompress.lowering.dead_channels import remove_dead_channels
+from hetcompress.nn import HetConv2d
+
+IMAGES = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(3))
+
+
+def pruned(filters, channels, dead, group_out="all", **options):
+    """A 3x3 layer that reads all but `dead` channels."""
+    conv = nn.Conv2d(channels, filters, 3, padding=1, **options)
+    groups = 1 if group_out == "all" else -(-filters // group_out)
+    shapes = torch.rand(groups, channels, 3, 3) < 0.7
+    shapes[:, :, 1, 1] = True
+    shapes[:, dead] = False
+    return HetConv2d.from_conv2d(conv, shapes, group_out, 1)
+
+
+class Net(nn.Module):
+    """first -> between -> second -> third, and a head over the pooled third."""
+
+    def __init__(self, between, *, reader_dead=(1, 4), last_dead=(0, 2, 5)):
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3, padding=1)
+        self.between = between
+        self.second = pruned(8, 6, list(reader_dead), group_out=4)
+        self.third = pruned(4, 8, list(last_dead))
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x):
+        x = self.between(self.first(x))
+        x = F.relu(self.second(x))
+        return self.head(self.third(x).mean((2, 3)))
+
+
+def sizes(model):
+    return [(conv.in_channels, conv.out_channels) for conv in model.modules() if isinstance(conv, nn.Conv2d)]
+
+
+@pytest.mark.parametrize(
+    "between", [nn.ReLU(), nn.ReLU(inplace=True), nn.SiLU(), nn.Sequential(nn.ReLU6(), nn.MaxPool2d(2), nn.Dropout())]
+)
+def test_dead_filters_go_through_the_chain(between):
+    model = Net(between).eval()
+    trimmed = remove_dead_channels(model, IMAGES)
+    assert sizes(trimmed) == [(3, 4), (4, 5), (5, 4)]
+    assert torch.allclose(trimmed(IMAGES), model(IMAGES), atol=1e-6)
+    assert sizes(model) == [(3, 6), (6, 8), (8, 4)]
+
+
+def test_what_another_function_reads_or_mixes_stays():
+    class Residual(nn.Module):
+        def forward(self, x):
+            return x + F.relu(x)
+
+    class Shuffled(nn.Module):
+        def forward(self, x):
+            return x.roll(1, 1)
+
+    for between in (Residual(), Shuffled(), nn.Softmax(1), nn.BatchNorm2d(6)):
+        model = Net(between).eval()
+        trimmed = remove_dead_channels(model, IMAGES)
+        assert sizes(trimmed)[0] == (3, 6)
+        assert torch.allclose(trimmed(IMAGES), model(IMAGES), atol=1e-6)
+
+
+def test_a_convolution_that_runs_twice_stays():
+    class Twice(Net):
+        def forward(self, x):
+            once = F.relu(self.second(F.relu(self.first(x))))
+            return self.head(self.third(once).mean((2, 3))) + F.relu(self.second(F.relu(self.first(x)))).mean()
+
+    model = Twice(nn.Identity()).eval()
+    trimmed = remove_dead_channels(model, IMAGES)
+    assert sizes(trimmed) == sizes(model)
+
+
+def test_lower_counts_what_is_gone():
+    model = Net(nn.ReLU()).eval()
+    lowered = lower(model, IMAGES)
+    assert lowered.layers[0].macs_dense == 6 * 8 * 9 * 144
+    assert lowered.layers[0].macs_executed <= 4 * 5 * 9 * 144
+    assert torch.allclose(lowered.model(IMAGES), model(IMAGES), atol=1e-5)
