@@ -1,0 +1,162 @@
+"""Plans: timed on the runtime, remembered, and given up where the whole does not gain."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from hetcompress import latency
+from hetcompress.errors import UsageError
+from hetcompress.latency import Comparison, Latency
+from hetcompress.lowering import LOWERINGS, ORDER, fold_batch_norms
+from hetcompress.nn import HetConv2d
+from hetcompress.planning import PLANS, Measured, PlanSettings, measured, plan, whole
+from hetcompress.planning.runtimes import PLAN_TARGETS, PlanTarget
+from hetcompress.planning.surroundings import in_surroundings
+from hetcompress.planning.timings import Timings
+
+SETTINGS = PlanSettings()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HETCOMPRESS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+class Pretended(PlanTarget):
+    """Every form takes as long as it has weights; counts how often it is asked."""
+
+    name = "pretended"
+    version = "1"
+
+    def __init__(self, monkeypatch):
+        self.asked = 0
+        monkeypatch.setattr(measured, "_medians", lambda runners, **_: {name: run() for name, run in runners.items()})
+
+    def runner(self, form, images, threads):
+        self.asked += 1
+        weights = sum(parameter.numel() for parameter in form.parameters())
+        return lambda: float(weights)
+
+
+def layer(seed=0):
+    """Half of the channels have the centre alone."""
+    torch.manual_seed(seed)
+    shapes = torch.ones(1, 32, 3, 3, dtype=torch.bool)
+    shapes[:, ::2] = False
+    shapes[:, :, 1, 1] = True
+    return HetConv2d.from_conv2d(nn.Conv2d(32, 16, 3, padding=1), shapes, "all", 1)
+
+
+def forms(of):
+    rules = {name: LOWERINGS[name]() for name in ORDER}
+    return {name: rule.rewrite(of) for name, rule in rules.items() if rule.check(of).ok}
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 32, 3), layer()
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head(self.second(self.first(x).relu()).mean((2, 3)))
+
+
+def dense_of(net):
+    dense = Net()
+    dense.load_state_dict({k: v for k, v in net.state_dict().items() if "kernel_shapes" not in k}, strict=False)
+    dense.second = nn.Conv2d(32, 16, 3, padding=1)
+    return fold_batch_norms(dense, torch.zeros(1, 3, 12, 12))
+
+
+def test_the_quickest_form_wins_and_is_remembered(monkeypatch, cache):
+    target = Pretended(monkeypatch)
+    chooser = Measured(target, batch=2, threads=1)
+    choice = chooser.choose(forms(layer()), (32, 9, 9))
+    assert choice.form == "pointwise-plus"
+    assert choice.costs["pointwise-plus"] < choice.costs["dense"]
+    chooser.timings.save()
+    asked = target.asked
+    again = Measured(target, batch=2, threads=1).choose(forms(layer(seed=1)), (32, 9, 9))
+    assert again == choice
+    assert target.asked == asked, "other weights of the same structure are not timed again"
+    Measured(target, batch=4, threads=1).choose(forms(layer()), (32, 9, 9))
+    assert target.asked > asked
+    for file in cache.iterdir():
+        file.write_text("{broken")
+    assert Measured(target, batch=2, threads=1).choose(forms(layer()), (32, 9, 9)) == choice
+
+
+def test_times_depend_on_structure_only():
+    one, other = forms(layer()), forms(layer(seed=5))
+    assert Timings.key(one["crop" if "crop" in one else "dense"], (1, 2, 3), 1, 1)
+    for name, form in one.items():
+        assert Timings.key(form, (32, 9, 9), 1, 1) == Timings.key(other[name], (32, 9, 9), 1, 1)
+        assert Timings.key(form, (32, 9, 9), 1, 1) != Timings.key(form, (32, 9, 9), 1, 2)
+    shifted = layer()
+    shifted.kernel_shapes.copy_(shifted.kernel_shapes.roll(1, 1))
+    assert Timings.key(forms(shifted)["pointwise-plus"], (32, 9, 9), 1, 1) != Timings.key(
+        one["pointwise-plus"], (32, 9, 9), 1, 1
+    ), "which channels are gathered counts"
+
+
+@pytest.mark.parametrize("name", ["ort-cpu", "torch-cpu"])
+def test_runtimes_run_forms_between_their_neighbours(name):
+    form = forms(layer())["pointwise-plus"]
+    runner = PLAN_TARGETS[name]().runner(in_surroundings(form, 32, 16), torch.randn(2, 16, 9, 9), 1)
+    result = runner()
+    if name == "ort-cpu":
+        expected = in_surroundings(form, 32, 16)(torch.zeros(2, 16, 9, 9))
+        assert result[0].shape == tuple(expected.shape)
+
+
+def test_a_whole_that_is_slower_falls_back_to_dense(monkeypatch):
+    monkeypatch.setattr(measured, "_medians", lambda runners, **_: {name: float(len(name)) for name in runners})
+    net = Net().eval()
+    example = torch.zeros(1, 3, 12, 12)
+    monkeypatch.setattr(measured, "cheapest", lambda costs, _: "pointwise-plus" if len(costs) > 1 else "dense")
+    verdicts = []
+
+    def pretended(*_, **__):
+        latency_of = Latency.of([1.0, 1.0], batch=1, threads=1, runtime="x")
+        verdicts.append(1)
+        return [Comparison(latency_of, latency_of, 0.5, 0.5, 0.5)]
+
+    monkeypatch.setattr(whole, "compare_latency", pretended)
+    result = plan(dense_of(net), net, example, SETTINGS)
+    assert [found.form for found in result.lowered.layers] == ["dense"]
+    assert len(verdicts) == 1
+    assert "left dense" in result.note
+    assert torch.allclose(result.lowered.model(example), net(example), atol=1e-5)
+
+
+def test_a_real_plan_computes_the_same():
+    net = Net().eval()
+    example = torch.zeros(1, 3, 12, 12)
+    result = plan(dense_of(net), net, example, SETTINGS)
+    images = torch.randn(3, 3, 12, 12)
+    assert torch.allclose(result.lowered.model(images), net(images), atol=1e-5)
+    assert set(result.to_json()) >= {"plan", "target", "batch", "threads", "layers", "note"}
+    assert result.lowered.layers[0].unit == "ms"
+    assert all(cost > 0 for cost in result.lowered.layers[0].costs.values())
+
+
+def test_fewest_macs_needs_no_clock(monkeypatch):
+    monkeypatch.setattr(latency, "measure", None)
+    net = Net().eval()
+    result = plan(dense_of(net), net, torch.zeros(1, 3, 12, 12), dataclasses.replace(SETTINGS, plan="macs"))
+    assert result.lowered.layers[0].form == "pointwise-plus"
+    assert result.whole is None
+
+
+def test_unknown_plans_and_runtimes_are_refused():
+    with pytest.raises(UsageError, match=f"--plan.*{', '.join(PLANS)}"):
+        PlanSettings(plan="guess")
+    with pytest.raises(UsageError, match="ort-cpu"):
+        PlanSettings(target="tpu").chooser()
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="a CUDA device"):
+            PlanSettings(target="torch-cuda").chooser()
