@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from hetcompress.cli.options import Arch, Data, DataRoot, Json, Plan, Run, Target
+from hetcompress.cli.options import Arch, Batch, Data, DataRoot, Json, Plan, Run, Target, Threads
 
 if TYPE_CHECKING:
     from hetcompress.pipeline import ExportReport
@@ -28,11 +28,8 @@ def export(
     ] = None,
     data: Data = None,
     data_root: DataRoot = None,
-    batch: Annotated[
-        Optional[list[int]],  # noqa: UP045
-        typer.Option("--batch", "-b", min=1, help="Batch size for latency; may be repeated [1 and 16]."),
-    ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads for latency.")] = 1,
+    batch: Batch = None,
+    threads: Threads = 1,
     seconds: Annotated[float, typer.Option(help="Time to spend on each latency comparison; 0 skips it.")] = 2.0,
     strict: Annotated[bool, typer.Option("--strict", help="Fail when not smaller or not faster.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace files in --out.")] = False,

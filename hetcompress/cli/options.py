@@ -10,7 +10,21 @@ import typer
 
 from hetcompress.errors import UsageError
 
-__all__ = ["Arch", "Data", "DataRoot", "Download", "Json", "Plan", "Quiet", "Run", "Target", "group_size", "key_values"]
+__all__ = [
+    "Arch",
+    "Batch",
+    "Data",
+    "DataRoot",
+    "Download",
+    "Json",
+    "Plan",
+    "Quiet",
+    "Run",
+    "Target",
+    "Threads",
+    "group_size",
+    "key_values",
+]
 
 # typer reads Optional[...] on every supported Python
 Run = Annotated[Path, typer.Option("--run", envvar="HETCOMPRESS_RUN", help="The run folder.", metavar="DIR")]
@@ -46,6 +60,11 @@ Plan = Annotated[
 Target = Annotated[
     str, typer.Option("--target", metavar="RUNTIME", help="For a measured plan: ort-cpu, torch-cpu or torch-cuda.")
 ]
+Batch = Annotated[
+    Optional[list[int]],  # noqa: UP045
+    typer.Option("--batch", "-b", min=1, help="Batch size for latency; may be repeated [1 and 16]."),
+]
+Threads = Annotated[int, typer.Option(min=1, help="Threads for latency.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch the data if it is not there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")]

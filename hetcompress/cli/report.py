@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from hetcompress.cli.options import Arch, Json, Plan, Run, Target
+from hetcompress.cli.options import Arch, Batch, Json, Plan, Run, Target, Threads
 
 if TYPE_CHECKING:
     from hetcompress.pipeline import Report
@@ -19,11 +19,8 @@ def report(
     run: Run = Path("hetrun"),
     plan: Plan = "macs",
     target: Target = "ort-cpu",
-    batch: Annotated[
-        Optional[list[int]],  # noqa: UP045
-        typer.Option("--batch", "-b", min=1, help="Batch size for latency; may be repeated [1 and 16]."),
-    ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads for latency.")] = 1,
+    batch: Batch = None,
+    threads: Threads = 1,
     seconds: Annotated[float, typer.Option(help="Time to spend on each latency comparison.")] = 2.0,
     no_latency: Annotated[bool, typer.Option("--no-latency", help="Count only.")] = False,
     csv: Annotated[
