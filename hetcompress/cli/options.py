@@ -62,9 +62,9 @@ Target = Annotated[
 ]
 Batch = Annotated[
     Optional[list[int]],  # noqa: UP045
-    typer.Option("--batch", "-b", min=1, help="Batch size for latency; may be repeated [1 and 16]."),
+    typer.Option("--batch", "-b", min=1, metavar="N", help="Batch size for latency; may be repeated [1 and 16]."),
 ]
-Threads = Annotated[int, typer.Option(min=1, help="Threads for latency.")]
+Threads = Annotated[int, typer.Option(min=1, metavar="N", help="Threads for latency.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch the data if it is not there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")]
