@@ -1,0 +1,1 @@
+"""The project's own kernel: a convolution over kept vectors of V filters x one input channel x one tap."""
