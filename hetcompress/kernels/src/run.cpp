@@ -32,17 +32,39 @@ Buffer allocate(int64_t floats) {
 }
 
 // Memory that a thread keeps from call to call: fresh pages cost more than a small layer.
-float* scratch_of_thread(int64_t floats) {
-  thread_local Buffer buffer;
-  thread_local int64_t held = 0;
-  if (held < floats) {
-    held = 0;
-    buffer.reset();
-    buffer = allocate(floats);
-    held = floats;
+class Scratch {
+ public:
+  explicit Scratch(int64_t floats) {
+    if (taken_) {  // by a call that this thread is in the middle of
+      own_ = allocate(floats);
+      return;
+    }
+    if (held_ < floats) {
+      held_ = 0;
+      kept_.reset();
+      kept_ = allocate(floats);
+      held_ = floats;
+    }
+    taken_ = true;
   }
-  return buffer.get();
-}
+  ~Scratch() {
+    if (!own_) taken_ = false;
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  float* get() const { return own_ ? own_.get() : kept_.get(); }
+
+ private:
+  static thread_local Buffer kept_;
+  static thread_local int64_t held_;
+  static thread_local bool taken_;
+  Buffer own_;
+};
+
+thread_local Buffer Scratch::kept_;
+thread_local int64_t Scratch::held_ = 0;
+thread_local bool Scratch::taken_ = false;
 
 // Cuts `total` into the fewest parts of at most `most`, which differ by one at most.
 struct Cut {
@@ -91,7 +113,8 @@ class Run {
     if (slots == 0) return;
     strip_floats_ = strips_.direct ? 0 : strips_.image * strips_.images;
     strip_floats_ = ceil_div(strip_floats_, 16) * 16;
-    scratch_ = scratch_of_thread(strip_floats_ * static_cast<int64_t>(slots));
+    const Scratch scratch(strip_floats_ * static_cast<int64_t>(slots));
+    scratch_ = scratch.get();
     if (call_.parallel) {
       call_.parallel(call_.context, body, this, slots);
     } else {
