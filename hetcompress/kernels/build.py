@@ -1,4 +1,4 @@
-"""Compiles the kernels: run by the installation, and by ``python -m hetcompress.kernels.build`` when there was no compiler.
+"""Compiles the kernels: at installation, and by ``python -m hetcompress.kernels.build`` if it had no compiler then.
 
 Needs nothing but the standard library and a C++17 compiler with vector types (g++ 12 or clang 12 and newer), so that
 the installation can run it by its path, before any dependency is there.

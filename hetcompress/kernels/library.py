@@ -61,6 +61,9 @@ class Geometry:
         layout_out: Of the output and of what is added to it.
         low: The result is not less than this.
         high: Nor more than this.
+
+    Raises:
+        UsageError: A stride, or the number of groups, is less than 1.
     """
 
     in_channels: int
@@ -74,6 +77,10 @@ class Geometry:
     layout_out: int = 0
     low: float = float("-inf")
     high: float = float("inf")
+
+    def __post_init__(self) -> None:
+        if min(*self.stride, self.groups) < 1:
+            raise UsageError("stride, groups", expected="1 or more", found=f"{self.stride}, {self.groups}")
 
     def blocks(self, vector: int) -> int:
         """Return the number of filter blocks for a vector length."""

@@ -56,25 +56,28 @@ class VectorBlockConv2d(nn.Module):
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach().clone()))
 
     @classmethod
-    def from_pruned(cls, conv: nn.Conv2d, vector: int) -> VectorBlockConv2d:
+    def from_pruned(
+        cls, conv: nn.Conv2d, vector: int, *, padding: tuple[int, int, int, int] | None = None
+    ) -> VectorBlockConv2d:
         """Return the kept vectors of a pruned layer, or of any convolution that has zeros.
 
         Args:
-            conv: A `HetConv2d`, whose mask is applied, or another convolution; padded with zeros.
+            conv: A `HetConv2d`, whose mask is applied, or another convolution.
             vector: V: 4, 8 or 16.
+            padding: Zeros at the top, left, bottom and right; None for the layer's own padding.
 
         Raises:
-            UsageError: It pads with something else, or V is unknown.
+            UsageError: Its own padding is not of zeros, or V is unknown.
         """
-        if conv.padding_mode != "zeros":
+        if padding is None and conv.padding_mode != "zeros":
             raise UsageError("padding mode", expected="'zeros'", found=f"'{conv.padding_mode}'")
         weight = conv.weight.detach()
         if isinstance(conv, HetConv2d):
             weight = weight * conv.mask()
         (rows, columns), (stride_y, stride_x), (dilation_y, dilation_x) = conv.kernel_size, conv.stride, conv.dilation
         geometry = Geometry(
-            conv.in_channels, conv.out_channels, conv.groups, (rows, columns), (stride_y, stride_x), _padding(conv),
-            (dilation_y, dilation_x),
+            conv.in_channels, conv.out_channels, conv.groups, (rows, columns), (stride_y, stride_x),
+            _padding(conv) if padding is None else padding, (dilation_y, dilation_x),
         )  # fmt: skip
         return cls(weight, conv.bias, geometry, vector).train(conv.training)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hetcompress.errors import HetCompressError
-from hetcompress.kernels.library import available
 from hetcompress.kernels.build import library_path
+from hetcompress.kernels.library import available
 
 if TYPE_CHECKING:
     import onnxruntime

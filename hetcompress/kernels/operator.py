@@ -20,7 +20,7 @@ __all__ = ["NAME", "arguments", "vector_block_conv2d"]
 
 NAME = "hetcompress::vector_block_conv2d"
 
-_LIBRARY = torch.library.Library("hetcompress", "FRAGMENT")
+_LIBRARY: Any = torch.library.Library("hetcompress", "FRAGMENT")  # type: ignore[no-untyped-call]
 _LIBRARY.define(
     "vector_block_conv2d(Tensor images, Tensor values, Tensor taps, Tensor starts, Tensor? bias, Tensor? residual, "
     "int in_channels, int out_channels, int groups, int[2] kernel_size, int[2] stride, int[4] padding, "
@@ -54,7 +54,8 @@ def vector_block_conv2d(
 
 
 def _geometry(settings: tuple[Any, ...]) -> Geometry:
-    return Geometry(*(tuple(setting) if isinstance(setting, list) else setting for setting in settings))
+    plain: list[Any] = [tuple(setting) if isinstance(setting, list | tuple) else setting for setting in settings]
+    return Geometry(*plain)
 
 
 def _dense(
@@ -91,7 +92,9 @@ def _on_cpu(
     )  # fmt: skip
 
 
-def _shape_only(images: Tensor, values: Tensor, _taps: Any, _starts: Any, _bias: Any, _residual: Any, *settings: Any) -> Tensor:
+def _shape_only(
+    images: Tensor, values: Tensor, _taps: Any, _starts: Any, _bias: Any, _residual: Any, *settings: Any
+) -> Tensor:
     return images.new_empty(_geometry(settings).output_shape(images.shape, values.shape[1]))
 
 

@@ -53,7 +53,8 @@ def blocked(images: Float[Tensor, "n c h w"], vector: int) -> Float[Tensor, "n b
     """Return planar images with V channels of a pixel beside each other, filled up with zeros."""
     channels = images.shape[1]
     padded = F.pad(images, (0, 0, 0, 0, 0, -channels % vector))
-    return padded.unflatten(1, (-1, vector)).permute(0, 1, 3, 4, 2).contiguous()
+    blocks = padded.reshape(padded.shape[0], padded.shape[1] // vector, vector, *padded.shape[2:])
+    return blocks.permute(0, 1, 3, 4, 2).contiguous()
 
 
 def planar(images: Float[Tensor, "n b h w v"], channels: int) -> Float[Tensor, "n c h w"]:
