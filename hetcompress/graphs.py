@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hetcompress import kernels
 from hetcompress.errors import HetCompressError, InputError
 from hetcompress.version import __version__
 
@@ -141,6 +142,7 @@ def _onnx_program(model: nn.Module, example: Tensor) -> torch.onnx.ONNXProgram:
                 input_names=["input"],
                 output_names=["logits"],
                 verbose=False,
+                custom_translation_table=kernels.translations(),
             )
     except (RuntimeError, ValueError, TypeError) as error:
         raise HetCompressError(
@@ -193,6 +195,8 @@ def ort_session(source: Path | str | bytes, threads: int | None = None) -> onnxr
     # idle workers of one session would spin on the cores of the next: measured in turns with a second session, two
     # threads on two cores, that made runs 1.4x slower than alone; without spinning, in turns equals alone
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if kernels.available()[0]:  # the file may have its operator
+        kernels.register(options)
     with readable("of bytes" if isinstance(source, bytes) else source):
         data = source if isinstance(source, bytes) else str(source)
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

@@ -7,6 +7,7 @@ from hetcompress.lowering import (  # noqa: F401  each enters itself into LOWERI
     pointwise_plus,
     shape_sum,
     tap_gemm,
+    vector_block,
 )
 from hetcompress.lowering.base import LOWERINGS, Lowering, Verdict
 from hetcompress.lowering.choice import ORDER, Lowered, LoweredLayer, lower

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from hetcompress.kernels import VectorBlockConv2d
 from hetcompress.nn import HetConv2d
 from hetcompress.nn.lowered import Branch, Chain, Pad
 
@@ -119,7 +120,8 @@ def bounding_box(taps: Bool[Tensor, "kh kw"]) -> Box:
 
 def conv_weights(module: nn.Module) -> int:
     """Return the weights of all convolutions of a form: its MACs for each output position."""
-    return sum(conv.weight.numel() for conv in module.modules() if isinstance(conv, nn.Conv2d))
+    dense = sum(conv.weight.numel() for conv in module.modules() if isinstance(conv, nn.Conv2d))
+    return dense + sum(conv.executed_weights for conv in module.modules() if isinstance(conv, VectorBlockConv2d))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,33 @@
+"""The project's own kernel: a convolution over kept vectors of V filters x one input channel x one tap.
+
+Written in C++ and compiled when the package is installed, if there is a compiler; `available` says whether it was.
+"""
+
+from hetcompress.kernels.build import BuildError, build, library_path
+from hetcompress.kernels.library import Geometry, available, best_path, best_vector, paths, run
+from hetcompress.kernels.module import VectorBlockConv2d
+from hetcompress.kernels.onnx_export import DOMAIN, OPERATOR, register, translations
+from hetcompress.kernels.operator import vector_block_conv2d
+from hetcompress.kernels.packing import blocked, pack, planar, unpack
+
+__all__ = [
+    "DOMAIN",
+    "OPERATOR",
+    "BuildError",
+    "Geometry",
+    "VectorBlockConv2d",
+    "available",
+    "best_path",
+    "best_vector",
+    "blocked",
+    "build",
+    "library_path",
+    "pack",
+    "paths",
+    "planar",
+    "register",
+    "run",
+    "translations",
+    "unpack",
+    "vector_block_conv2d",
+]

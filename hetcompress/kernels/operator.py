@@ -1,0 +1,120 @@
+"""The torch operator ``hetcompress::vector_block_conv2d``: the library on the CPU, dense torch anywhere else.
+
+`torch.export` and `torch.compile` keep it as one node.  Gradients flow to the images, the values, the bias and the
+residual, through the dense form; the positions of the kept vectors are data.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hetcompress.kernels import library
+from hetcompress.kernels.library import Geometry
+from hetcompress.kernels.packing import blocked, planar, unpack
+
+__all__ = ["NAME", "arguments", "vector_block_conv2d"]
+
+NAME = "hetcompress::vector_block_conv2d"
+
+_LIBRARY: Any = torch.library.Library("hetcompress", "FRAGMENT")  # type: ignore[no-untyped-call]
+_LIBRARY.define(
+    "vector_block_conv2d(Tensor images, Tensor values, Tensor taps, Tensor starts, Tensor? bias, Tensor? residual, "
+    "int in_channels, int out_channels, int groups, int[2] kernel_size, int[2] stride, int[4] padding, "
+    "int[2] dilation, int layout_in, int layout_out, float low, float high) -> Tensor"
+)
+
+
+def arguments(geometry: Geometry) -> tuple[Any, ...]:
+    """Return a geometry as the operator's last arguments."""
+    g = geometry
+    return (
+        g.in_channels, g.out_channels, g.groups, g.kernel_size, g.stride, g.padding, g.dilation, g.layout_in,
+        g.layout_out, g.low, g.high,
+    )  # fmt: skip
+
+
+def vector_block_conv2d(
+    images: Tensor,
+    values: Tensor,
+    taps: Tensor,
+    starts: Tensor,
+    geometry: Geometry,
+    *,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Return the convolution; see `hetcompress.kernels.library.run` for shapes and errors."""
+    operator = torch.ops.hetcompress.vector_block_conv2d
+    result: Tensor = operator(images, values, taps, starts, bias, residual, *arguments(geometry))
+    return result
+
+
+def _geometry(settings: tuple[Any, ...]) -> Geometry:
+    plain: list[Any] = [tuple(setting) if isinstance(setting, list | tuple) else setting for setting in settings]
+    return Geometry(*plain)
+
+
+def _dense(
+    images: Tensor, values: Tensor, taps: Tensor, starts: Tensor, bias: Tensor | None, residual: Tensor | None,
+    *settings: Any,
+) -> Tensor:  # fmt: skip
+    """The same function from torch's operators, differentiable."""
+    geometry, vector = _geometry(settings), values.shape[1]
+    size = (geometry.out_channels, geometry.in_channels // geometry.groups, *geometry.kernel_size)
+    weight = unpack(values, taps, starts, size, geometry.groups)
+    if geometry.layout_in:
+        images = planar(images, geometry.in_channels)
+    top, left, bottom, right = geometry.padding
+    images = F.pad(images, (left, right, top, bottom))
+    result = F.conv2d(images, weight, bias, geometry.stride, 0, geometry.dilation, geometry.groups)
+    if geometry.layout_out:
+        result = blocked(result, vector)
+    if residual is not None:
+        result = result + residual
+    if geometry.low > float("-inf") or geometry.high < float("inf"):
+        result = result.clamp(geometry.low, geometry.high)
+    return result
+
+
+def _on_cpu(
+    images: Tensor, values: Tensor, taps: Tensor, starts: Tensor, bias: Tensor | None, residual: Tensor | None,
+    *settings: Any,
+) -> Tensor:  # fmt: skip
+    if images.dtype != torch.float32 or not library.available()[0]:
+        return _dense(images, values, taps, starts, bias, residual, *settings)
+    return library.run(
+        images, values, taps, starts, _geometry(settings), bias=bias, residual=residual,
+        threads=torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def _shape_only(
+    images: Tensor, values: Tensor, _taps: Any, _starts: Any, _bias: Any, _residual: Any, *settings: Any
+) -> Tensor:
+    return images.new_empty(_geometry(settings).output_shape(images.shape, values.shape[1]))
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    del output
+    ctx.save_for_backward(*inputs[:6])
+    ctx.settings = inputs[6:]
+
+
+def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    saved = ctx.saved_tensors
+    places = [i for i in (0, 1, 4, 5) if saved[i] is not None and ctx.needs_input_grad[i]]
+    with torch.enable_grad():
+        inputs = [saved[i].detach().requires_grad_() if i in places else saved[i] for i in range(6)]
+        result = _dense(*inputs, *ctx.settings)
+    found = dict(zip(places, torch.autograd.grad(result, [inputs[i] for i in places], gradient), strict=True))
+    return (*(found.get(i) for i in range(6)), *(None for _ in ctx.settings))
+
+
+_LIBRARY.impl("vector_block_conv2d", _on_cpu, "CPU")
+_LIBRARY.impl("vector_block_conv2d", _dense, "CUDA")
+torch.library.register_fake(NAME, _shape_only, lib=_LIBRARY)
+torch.library.register_autograd(NAME, _gradients, setup_context=_remember, lib=_LIBRARY)

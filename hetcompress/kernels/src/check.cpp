@@ -1,0 +1,105 @@
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <initializer_list>
+
+#include "shape.h"
+
+namespace hetc {
+namespace {
+
+constexpr int64_t kLargest = int64_t(1) << 30;    // of one size: sums of a few stay far from overflow
+constexpr int64_t kElements = int64_t(1) << 44;   // of one buffer
+
+void require(bool holds, const std::string& what) {
+  if (!holds) throw Invalid(what);
+}
+
+void between(const char* name, int64_t value, int64_t low, int64_t high) {
+  require(value >= low && value <= high, std::string(name) + ": expected " + std::to_string(low) + " to " +
+                                             std::to_string(high) + ", found " + std::to_string(value));
+}
+
+void equal(const std::string& name, int64_t value, int64_t expected) {
+  require(value == expected, name + ": expected " + std::to_string(expected) + ", found " + std::to_string(value));
+}
+
+int64_t elements(std::initializer_list<int64_t> sizes) {
+  int64_t product = 1;
+  for (int64_t size : sizes) {
+    require(!__builtin_mul_overflow(product, size, &product) && product <= kElements, "a tensor is too large");
+  }
+  return product;
+}
+
+void check_sizes(const hetc_conv2d& call) {
+  require(call.vector == 4 || call.vector == 8 || call.vector == 16,
+          "vector: expected 4, 8 or 16, found " + std::to_string(call.vector));
+  between("batch", call.batch, 0, kLargest);
+  between("in_channels", call.in_channels, 1, kLargest);
+  between("in_height", call.in_height, 0, kLargest);
+  between("in_width", call.in_width, 0, kLargest);
+  between("out_channels", call.out_channels, 1, kLargest);
+  between("groups", call.groups, 1, kLargest);
+  require(call.in_channels % call.groups == 0 && call.out_channels % call.groups == 0,
+          "groups: they divide neither or only one of the channel counts");
+  for (int axis = 0; axis < 2; ++axis) {
+    between("kernel", call.kernel[axis], 1, 1 << 12);
+    between("stride", call.stride[axis], 1, 1 << 15);
+    between("dilation", call.dilation[axis], 1, 1 << 15);
+    between("padding", call.padding[axis], 0, kLargest);
+    between("padding", call.padding[axis + 2], 0, kLargest);
+    const int64_t padded = (axis ? call.in_width : call.in_height) + call.padding[axis] + call.padding[axis + 2];
+    const int64_t extent = (call.kernel[axis] - 1) * call.dilation[axis] + 1;
+    require(padded >= extent, "the padded image is smaller than the kernel");
+    equal(axis ? "out_width" : "out_height", axis ? call.out_width : call.out_height,
+          (padded - extent) / call.stride[axis] + 1);
+  }
+  between("blocked_in", call.blocked_in, 0, 1);
+  between("blocked_out", call.blocked_out, 0, 1);
+  require(!call.blocked_out || call.groups == 1 || call.out_channels / call.groups % call.vector == 0,
+          "blocked_out: a block of filters would belong to two groups");
+  between("threads", call.threads, 1, 1024);
+  require(!std::isnan(call.low) && !std::isnan(call.high), "low, high: expected numbers, found NaN");
+}
+
+void check_buffers(const hetc_conv2d& call) {
+  const int64_t per_group = call.out_channels / call.groups;
+  equal("blocks", call.blocks, elements({call.groups, ceil_div(per_group, call.vector)}));
+  between("vectors", call.vectors, 0, INT32_MAX);
+  elements({call.vectors, call.vector});
+  elements({call.in_channels, call.kernel[0], call.kernel[1]});
+  auto channels = [&](int64_t count, int64_t blocked) {
+    return blocked ? ceil_div(count, call.vector) * call.vector : count;
+  };
+  equal("elements of the input", call.input_size,
+        elements({call.batch, channels(call.in_channels, call.blocked_in), call.in_height, call.in_width}));
+  equal("elements of the output", call.output_size,
+        elements({call.batch, channels(call.out_channels, call.blocked_out), call.out_height, call.out_width}));
+  require(call.starts && (call.vectors == 0 || (call.taps && call.values)), "values, taps or starts: NULL");
+  require((call.input || !call.input_size) && (call.output || !call.output_size), "input or output: NULL");
+}
+
+void check_indices(const hetc_conv2d& call) {
+  require(call.starts[0] == 0 && call.starts[call.blocks] == call.vectors, "starts: expected 0 to the vectors");
+  require(std::is_sorted(call.starts, call.starts + call.blocks + 1), "starts: expected an ascending order");
+  const int64_t taps = call.in_channels / call.groups * call.kernel[0] * call.kernel[1];
+  require(taps <= INT32_MAX, "the kernels are too large");
+  uint32_t largest = 0;  // negative taps count as large ones; without a branch it is a vector loop
+  for (int64_t i = 0; i < call.vectors; ++i) largest = std::max(largest, static_cast<uint32_t>(call.taps[i]));
+  require(call.vectors == 0 || largest < taps, "taps: expected 0 to " + std::to_string(taps - 1));
+}
+
+}  // namespace
+
+void check_call(const hetc_conv2d& call) {
+  check_sizes(call);
+  check_buffers(call);
+}
+
+void check(const hetc_conv2d& call) {
+  check_call(call);
+  check_indices(call);
+}
+
+}  // namespace hetc

@@ -1,0 +1,78 @@
+// One instruction set.  This file is compiled once for each, with HETC_PATH its name and the compiler's flags for it.
+//
+// Nothing here may use inline functions of the standard library: the linker keeps one copy of those, and it could be
+// the one with instructions that the processor lacks.  So everything lives in an unnamed namespace.
+#include "path.h"
+
+#include <utility>  // index_sequence: a type, no code
+
+#define HETC_INLINE inline __attribute__((always_inline))
+#define HETC_JOIN2(a, b) a##b
+#define HETC_JOIN(a, b) HETC_JOIN2(a, b)
+#define HETC_NAME2(a) #a
+#define HETC_NAME(a) HETC_NAME2(a)
+
+namespace hetc {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kRegisterFloats = 16, kAccumulators = 28;
+#elif defined(__AVX2__)
+constexpr int kRegisterFloats = 8, kAccumulators = 12;
+#elif defined(__aarch64__)
+constexpr int kRegisterFloats = 4, kAccumulators = 24;
+#else
+constexpr int kRegisterFloats = 4, kAccumulators = 12;
+#endif
+
+// Pixels whose accumulators fit the registers.
+constexpr int pixels_of(int vector) {
+  return kAccumulators / ((vector + kRegisterFloats - 1) / kRegisterFloats);
+}
+
+template <int V>
+struct Floats {
+  typedef float type __attribute__((vector_size(V * 4), aligned(4), may_alias));
+};
+
+#include "reorder.inc"
+#include "tile.inc"
+
+template <int V>
+TileFunction tile_of(int rows, int columns) {
+  const int index = (rows - 1) * kMaxPixels + columns - 1;
+  return rows >= 1 && rows <= kMaxRows && columns >= 1 && columns <= kMaxPixels ? TileTable<V>::entries[index] : nullptr;
+}
+
+TileFunction tile(int vector, int rows, int columns) {
+  switch (vector) {
+    case 4: return tile_of<4>(rows, columns);
+    case 8: return tile_of<8>(rows, columns);
+    case 16: return tile_of<16>(rows, columns);
+    default: return nullptr;
+  }
+}
+
+template <int V>
+PlaneFunction plane_of(bool blocked) {
+  return blocked ? fill_blocked<V> : fill_planar<V>;
+}
+
+PlaneFunction plane(int vector, bool blocked) {
+  switch (vector) {
+    case 4: return plane_of<4>(blocked);
+    case 8: return plane_of<8>(blocked);
+    case 16: return plane_of<16>(blocked);
+    default: return nullptr;
+  }
+}
+
+int pixels(int vector) { return vector == 4 || vector == 8 || vector == 16 ? pixels_of(vector) : 0; }
+
+constexpr Path kPath = {HETC_NAME(HETC_PATH), kRegisterFloats, pixels, tile, plane};
+
+}  // namespace
+
+const Path& HETC_JOIN(HETC_PATH, _path)() { return kPath; }
+
+}  // namespace hetc

@@ -1,0 +1,78 @@
+#include "shape.h"
+
+#include <algorithm>
+
+namespace hetc {
+namespace {
+
+// Half of a common second-level cache, so that weights and output have room too.
+constexpr int64_t kStripBytes = 384 << 10;
+
+}  // namespace
+
+Axis::Axis(int64_t taps, int64_t stride, int64_t dilation) : reach(0) {
+  for (int64_t tap = 0; tap < taps; ++tap) {
+    const int64_t place = tap * dilation, phase = place % stride;
+    auto known = std::find(phases.begin(), phases.end(), phase);
+    slot.push_back(known - phases.begin());
+    if (known == phases.end()) phases.push_back(phase);
+    shift.push_back(place / stride);
+    reach = std::max(reach, place / stride);
+  }
+}
+
+Strips::Strips(const hetc_conv2d& call)
+    : row_axis(call.kernel[0], call.stride[0], call.dilation[0]),
+      column_axis(call.kernel[1], call.stride[1], call.dilation[1]),
+      channel_blocks(ceil_div(call.in_channels, call.vector)) {
+  const int64_t v = call.vector;
+  const int64_t phases = static_cast<int64_t>(row_axis.phases.size() * column_axis.phases.size());
+  columns = call.out_width + column_axis.reach;
+  const int64_t row_bytes = columns * channel_blocks * phases * v * 4;
+  const int64_t image_bytes = row_bytes * (call.out_height + row_axis.reach);
+  const bool padded = call.padding[0] || call.padding[1] || call.padding[2] || call.padding[3];
+  direct = call.blocked_in && !padded && call.stride[0] == 1 && call.stride[1] == 1 && image_bytes <= INT32_MAX;
+
+  const int64_t budget_rows = std::max<int64_t>(kStripBytes / row_bytes - row_axis.reach, 4);
+  per_image = ceil_div(call.out_height, std::min(call.out_height, budget_rows));
+  out_rows = ceil_div(call.out_height, per_image);
+  per_image = ceil_div(call.out_height, out_rows);
+  rows = direct ? call.in_height : out_rows + row_axis.reach;
+  plane = rows * columns * v;
+  channel_block = plane * phases;
+  image = channel_block * channel_blocks;
+  if (image > INT32_MAX / 4) throw Invalid("a row of the image is too large");
+  // no more images in a strip than leave every thread one
+  const int64_t fit = std::max<int64_t>(kStripBytes / (image * 4), 1);
+  images = per_image > 1 ? 1 : std::max<int64_t>(1, std::min(fit, ceil_div(call.batch, call.threads)));
+  images = ceil_div(call.batch, std::max<int64_t>(1, ceil_div(call.batch, images)));
+  count = call.batch == 0 ? 0 : ceil_div(call.batch, images) * per_image;
+}
+
+std::vector<int32_t> Strips::offsets(const hetc_conv2d& call) const {
+  // one table of all taps, then a look-up for each vector: no division for each
+  const int64_t taps = call.kernel[0] * call.kernel[1], v = call.vector;
+  std::vector<int32_t> of_tap(taps), of_channel(call.in_channels), of_place, result(call.vectors);
+  for (int64_t tap = 0; tap < taps; ++tap) {
+    const int64_t row = tap / call.kernel[1], column = tap % call.kernel[1];
+    const int64_t phase = row_axis.slot[row] * static_cast<int64_t>(column_axis.phases.size()) + column_axis.slot[column];
+    of_tap[tap] = static_cast<int32_t>(
+        4 * (phase * plane + (row_axis.shift[row] * columns + column_axis.shift[column]) * v));
+  }
+  for (int64_t channel = 0; channel < call.in_channels; ++channel) {
+    of_channel[channel] = static_cast<int32_t>(4 * (channel / v * channel_block + channel % v));
+  }
+  const int64_t per_group = call.in_channels / call.groups, blocks = call.blocks / call.groups;
+  of_place.resize(per_group * taps);
+  for (int64_t group = 0; group < call.groups; ++group) {
+    for (int64_t place = 0, channel = group * per_group; channel < (group + 1) * per_group; ++channel) {
+      for (int64_t tap = 0; tap < taps; ++tap) of_place[place++] = of_channel[channel] + of_tap[tap];
+    }
+    for (int32_t i = call.starts[group * blocks]; i < call.starts[(group + 1) * blocks]; ++i) {
+      result[i] = of_place[call.taps[i]];
+    }
+  }
+  return result;
+}
+
+}  // namespace hetc

@@ -1,0 +1,55 @@
+// A checked call: sizes that fit each other, and how the scratch copy of the input is laid out.
+#ifndef HETCOMPRESS_SHAPE_H
+#define HETCOMPRESS_SHAPE_H
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "vector_block.h"
+
+namespace hetc {
+
+// What a caller did wrong.
+struct Invalid : std::invalid_argument {
+  using std::invalid_argument::invalid_argument;
+};
+
+// Throws `Invalid` unless every size, index and pointer of the call is sound.
+void check(const hetc_conv2d& call);
+// The same without reading `taps` and `starts`, for a caller whose indices have been checked before.
+void check_call(const hetc_conv2d& call);
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// The rows or the columns that a kernel's taps read, the stride taken out.  With stride s, tap t (at t * dilation) of
+// output o reads place o * s + t * dilation = (o + shift) * s + phase.  Places of one phase are neighbours in the
+// scratch, so that an output's neighbour is always the next pixel.
+struct Axis {
+  Axis(int64_t taps, int64_t stride, int64_t dilation);
+
+  std::vector<int64_t> phases;  // those that some tap has
+  std::vector<int64_t> slot;    // of each tap: index into `phases`
+  std::vector<int64_t> shift;   // of each tap
+  int64_t reach;                // the largest shift
+};
+
+// The part of the input that one task reads: some output rows of one image, or some whole images.
+struct Strips {
+  Strips(const hetc_conv2d& call);
+
+  bool direct;          // the input itself is laid out as the kernel wants it
+  Axis row_axis, column_axis;
+  int64_t channel_blocks;
+  int64_t out_rows;     // output rows of an image in a strip, at most
+  int64_t per_image;    // strips in an image; 1 where a strip holds whole images
+  int64_t images;       // images in a strip, at most
+  int64_t count;        // strips
+  int64_t rows, columns;                  // of a scratch plane
+  int64_t plane, channel_block, image;    // elements of a plane, of a channel block's planes, of an image's
+  std::vector<int32_t> offsets(const hetc_conv2d& call) const;  // of each kept vector, bytes
+};
+
+}  // namespace hetc
+#endif

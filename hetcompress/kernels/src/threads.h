@@ -1,0 +1,13 @@
+// The library's own threads, for callers that bring none.
+#ifndef HETCOMPRESS_THREADS_H
+#define HETCOMPRESS_THREADS_H
+
+#include "vector_block.h"
+
+namespace hetc {
+
+// Runs `body(argument, slot)` for every slot, the first on the calling thread.
+void run_on_threads(size_t slots, hetc_body body, void* argument);
+
+}  // namespace hetc
+#endif

@@ -1,0 +1,117 @@
+"""The compiled kernel against torch's convolution of the masked weights."""
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kernels.cases import Case, cases, masked
+
+from hetcompress.errors import UsageError
+from hetcompress.kernels import Geometry, blocked, paths, run
+
+pytestmark = pytest.mark.usefixtures("library")
+
+MANY = settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+
+
+def assert_right(case, **options):
+    images, residual = case.inputs()
+    result = case.planar(run(images, *case.packed(), case.geometry, bias=case.bias, residual=residual, **options))
+    expected = case.expected()
+    assert result.shape == expected.shape
+    torch.testing.assert_close(result.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("path", ["avx512", "avx2", "portable"])
+@MANY
+@given(case=cases(), threads=st.integers(1, 4))
+def test_equals_torch(path, case, threads):
+    if path not in paths():
+        pytest.skip(f"this processor does not run {path}")
+    assert_right(case, path=path, threads=threads)
+
+
+def case_of(shape, filters, geometry, density=0.3, vector=16):
+    generator = torch.Generator().manual_seed(0)
+    geometry = dataclasses.replace(geometry, in_channels=shape[1], out_channels=filters)
+    weight = torch.randn(filters, shape[1] // geometry.groups, *geometry.kernel_size, generator=generator) / 10
+    weight = masked(weight, geometry.groups, vector, density, generator)
+    return Case(geometry, vector, torch.randn(shape, generator=generator), weight, torch.randn(filters), None)
+
+
+SAME = Geometry(0, 0, kernel_size=(3, 3), padding=(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize("size", [(1, 1), (1, 200), (200, 1), (57, 61), (4, 4), (7, 7), (8, 8)])
+def test_every_tile_and_strip(size, layout):
+    geometry = dataclasses.replace(SAME, layout_in=layout, layout_out=layout)
+    for batch in (1, 9):
+        assert_right(case_of((batch, 64, *size), 40, geometry), threads=2)
+
+
+def test_many_weights():
+    assert_right(case_of((3, 512, 4, 4), 512, SAME, density=1.0))
+
+
+def test_not_a_number_stays():
+    case = case_of((1, 16, 8, 8), 16, dataclasses.replace(SAME, low=0.0))
+    case.images[:] = float("nan")
+    assert run(case.images, *case.packed(), case.geometry).isnan().any()
+
+
+def test_threads_do_not_change_a_bit():
+    case = case_of((5, 64, 30, 30), 64, SAME)
+    one = run(case.images, *case.packed(), case.geometry, threads=1)
+    for threads in (2, 3, 16):
+        assert torch.equal(run(case.images, *case.packed(), case.geometry, threads=threads), one)
+
+
+GOOD = case_of((1, 20, 5, 5), 24, SAME)
+
+
+def refused(match, images=None, values=None, taps=None, starts=None, residual=None, bias=None, path=None, **changes):
+    packed = [given if given is not None else mine for given, mine in zip((values, taps, starts), GOOD.packed())]
+    with pytest.raises(UsageError, match=match):
+        geometry = dataclasses.replace(GOOD.geometry, **changes)
+        run(GOOD.images if images is None else images, *packed, geometry, bias=bias, residual=residual, path=path)
+
+
+def test_malformed_calls_are_refused():
+    values, taps, starts = GOOD.packed()
+    big = torch.iinfo(torch.int32).max
+    refused("taps", taps=taps + 20 * 9)
+    refused("taps", taps=taps - 20 * 9)
+    refused("one for each", taps=taps[:-1])
+    refused("int32 taps", taps=taps.long())
+    refused("starts", starts=starts + 1)
+    refused("starts", starts=starts.flip(0))
+    refused("starts", starts=torch.tensor([0, big, len(taps)], dtype=torch.int32))
+    refused("starts", starts=torch.tensor([0, -5, len(taps)], dtype=torch.int32))
+    refused("blocks", starts=starts[:1])
+    refused("vector", values=torch.zeros(len(taps), 5))
+    refused("float32", values=values.double())
+    refused("channels", images=torch.zeros(1, 19, 5, 5))
+    refused("channels", images=torch.zeros(1, 20, 5, 5, 16))
+    refused("channels", layout_in=1)
+    refused("layout|blocked_in", layout_in=2)
+    refused("stride", stride=(1, 0))
+    refused("stride", stride=(1, -1))
+    refused("dilation", dilation=(1, 0))
+    refused("padding", padding=(-1, 0, 0, 0))
+    refused("kernel", kernel_size=(0, 3))
+    refused("smaller than the kernel", kernel_size=(9, 3))
+    refused("groups", groups=3)
+    refused("blocks", out_channels=33)
+    refused("biases", bias=torch.zeros(25))
+    refused("NaN", low=float("nan"))
+    refused("residual", residual=torch.zeros(1, 24, 5, 4))
+    refused("path", path="avx1024")
+    refused("two groups", groups=2, layout_out=1, out_channels=24, values=values)
+
+
+def test_blocked_round_trip():
+    images = torch.randn(2, 20, 3, 5)
+    assert torch.equal(blocked(images, 8).movedim(-1, 2).flatten(1, 2)[:, :20], images)
