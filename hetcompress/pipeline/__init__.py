@@ -1,8 +1,9 @@
-"""The five verbs on a run folder: convert, finetune, prune, report, export.
+"""The verbs on a run folder: convert, finetune, prune, report, export; and bench, for that and any other model.
 
 Each returns a frozen dataclass with what it did; nothing here prints.  The only place where settings become objects.
 """
 
+from hetcompress.pipeline._bench import Bench, BenchItem, bench
 from hetcompress.pipeline._common import DataSettings, Pruned
 from hetcompress.pipeline._convert import Converted, convert, plan
 from hetcompress.pipeline._demo import Demo, demo
@@ -13,6 +14,8 @@ from hetcompress.pipeline._report import LayerReport, Report, report
 
 __all__ = [
     "DEFAULT_MAC_RATIO",
+    "Bench",
+    "BenchItem",
     "Converted",
     "DataSettings",
     "Demo",
@@ -20,6 +23,7 @@ __all__ = [
     "LayerReport",
     "Pruned",
     "Report",
+    "bench",
     "convert",
     "demo",
     "export",
