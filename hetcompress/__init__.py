@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hetcompress.pipeline import Converted as Converted
     from hetcompress.pipeline import DataSettings as DataSettings
     from hetcompress.pipeline import ExportReport as ExportReport
+    from hetcompress.pipeline import Int8Settings as Int8Settings
     from hetcompress.pipeline import Pruned as Pruned
     from hetcompress.pipeline import Report as Report
     from hetcompress.pipeline import bench as bench
@@ -48,6 +49,7 @@ _HOMES = {
     "plan": "pipeline",
     "DataSettings": "pipeline",
     "Converted": "pipeline",
+    "Int8Settings": "pipeline",
     "Pruned": "pipeline",
     "Report": "pipeline",
     "Bench": "pipeline",
@@ -61,6 +63,7 @@ __all__ = [
     "Converted",
     "DataSettings",
     "ExportReport",
+    "Int8Settings",
     "Pruned",
     "Report",
     "ShapeSettings",
