@@ -186,11 +186,28 @@ class Quantiser:
             quantizer.quantize_model()
             quantizer.model.save_model_to_file(str(path))
             model = onnx.load(path)
+        _shield(model.graph, {layer.node for layer in exclude})
         model.graph.ClearField("value_info")
         model.ClearField("metadata_props")
         onnx.helper.set_model_props(model, {"hetcompress": __version__})
         onnx.checker.check_model(model, full_check=True)
         path.write_bytes(model.SerializeToString())
+
+
+def _shield(graph: Any, names: Collection[str]) -> None:
+    """Keep fp32 layers fp32 in onnxruntime, too.
+
+    Since 1.21 it quantises a layer by itself, coarsely (one scale for all channels), where the input is dequantised
+    and the output quantised, with at most a ReLU between.  A leaky ReLU of slope 1 is the identity, breaks that
+    pattern, and is fused into the layer, so that it costs nothing.
+    """
+    import onnx
+
+    for index, node in reversed([*enumerate(graph.node)]):
+        if node.name in names:
+            output, node.output[0] = node.output[0], f"{node.output[0]}_fp32"
+            identity = onnx.helper.make_node("LeakyRelu", [node.output[0]], [output], f"{node.name}_fp32", alpha=1.0)
+            graph.node.insert(index + 1, identity)
 
 
 @contextlib.contextmanager
