@@ -1,6 +1,6 @@
 """hetcompress makes trained convolutional networks smaller and really faster.
 
-The Python interface is the same five verbs as the command line's, on the same run folder::
+The Python interface is the same verbs as the command line's, on the same run folder::
 
     from pathlib import Path
     import hetcompress as hc
@@ -9,6 +9,7 @@ The Python interface is the same five verbs as the command line's, on the same r
     hc.finetune(data=hc.DataSettings("cifar10"))
     print(hc.report().mac_ratio_executed)
     hc.export(("onnx",))
+    hc.bench(["dense", "lowered"])
 
 Names are resolved when they are first used, so that importing the package, and `hetcompress --help`, stays fast.
 """
@@ -22,11 +23,14 @@ from hetcompress.version import __version__
 
 if TYPE_CHECKING:
     from hetcompress.goals import ShapeSettings as ShapeSettings
+    from hetcompress.pipeline import Bench as Bench
     from hetcompress.pipeline import Converted as Converted
     from hetcompress.pipeline import DataSettings as DataSettings
     from hetcompress.pipeline import ExportReport as ExportReport
+    from hetcompress.pipeline import Int8Settings as Int8Settings
     from hetcompress.pipeline import Pruned as Pruned
     from hetcompress.pipeline import Report as Report
+    from hetcompress.pipeline import bench as bench
     from hetcompress.pipeline import convert as convert
     from hetcompress.pipeline import export as export
     from hetcompress.pipeline import finetune as finetune
@@ -41,25 +45,31 @@ _HOMES = {
     "prune": "pipeline",
     "report": "pipeline",
     "export": "pipeline",
+    "bench": "pipeline",
     "plan": "pipeline",
     "DataSettings": "pipeline",
     "Converted": "pipeline",
+    "Int8Settings": "pipeline",
     "Pruned": "pipeline",
     "Report": "pipeline",
+    "Bench": "pipeline",
     "ExportReport": "pipeline",
     "ShapeSettings": "goals",
     "TrainSettings": "training",
 }
 
 __all__ = [
+    "Bench",
     "Converted",
     "DataSettings",
     "ExportReport",
+    "Int8Settings",
     "Pruned",
     "Report",
     "ShapeSettings",
     "TrainSettings",
     "__version__",
+    "bench",
     "convert",
     "export",
     "finetune",

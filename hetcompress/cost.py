@@ -19,12 +19,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hetcompress import kernels
 from hetcompress.errors import HetCompressError
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
 
 __all__ = ["ExecutedCost", "LayerCost", "count_executed", "layer_macs"]
 
-COUNTED = ("conv", "linear", "matmul", "addmm", "bmm", "einsum")
+COUNTED = ("conv", "linear", "matmul", "addmm", "bmm", "einsum", "vector_block_conv2d")
 """fvcore's names of the operators whose MACs are the headline."""
 
 
@@ -103,6 +104,15 @@ def layer_macs(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> dic
     return costs
 
 
+def _vector_block_macs(inputs: list[Any], outputs: list[Any]) -> int:
+    """Count kept vectors times their length for each output position, as fvcore counts a convolution."""
+    from fvcore.nn.jit_handles import get_shape
+
+    vectors, length = get_shape(inputs[1])
+    images, height, width = (get_shape(outputs[0])[axis] for axis in (0, 2, 3))
+    return int(vectors * length * images * height * width)
+
+
 def count_executed(model: nn.Module, example_input: Float[Tensor, "1 c h w"]) -> ExecutedCost:
     """Count what the operators of a model really compute, with fvcore.
 
@@ -125,6 +135,7 @@ def count_executed(model: nn.Module, example_input: Float[Tensor, "1 c h w"]) ->
 
             analysis = FlopCountAnalysis(model.eval(), example_input)
             analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+            analysis.set_op_handle(kernels.NAME, _vector_block_macs)
             by_operator = {name: int(number) for name, number in analysis.by_operator().items()}
             uncounted = {name: int(times) for name, times in analysis.unsupported_ops().items()}
     except (RuntimeError, ValueError, TypeError) as error:

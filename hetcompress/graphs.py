@@ -142,7 +142,6 @@ def _onnx_program(model: nn.Module, example: Tensor) -> torch.onnx.ONNXProgram:
                 input_names=["input"],
                 output_names=["logits"],
                 verbose=False,
-                custom_translation_table=kernels.translations(),
             )
     except (RuntimeError, ValueError, TypeError) as error:
         raise HetCompressError(
@@ -174,12 +173,15 @@ def _serialized(program: torch.onnx.ONNXProgram, forms: dict[str, Form]) -> byte
     return data
 
 
-def ort_session(source: Path | str | bytes, threads: int | None = None) -> onnxruntime.InferenceSession:
+def ort_session(
+    source: Path | str | bytes, threads: int | None = None, *, optimised: Path | None = None
+) -> onnxruntime.InferenceSession:
     """Open an ONNX model in onnxruntime on the CPU, fully optimised, its operators one after another.
 
     Args:
         source: A file, or its bytes.
         threads: Threads inside an operator; None leaves it to onnxruntime (one for each core).
+        optimised: Where to write the graph that really runs on this processor; None writes none.
 
     Raises:
         InputError: It is no model that onnxruntime can open.
@@ -197,6 +199,8 @@ def ort_session(source: Path | str | bytes, threads: int | None = None) -> onnxr
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if kernels.available()[0]:  # the file may have its operator
         kernels.register(options)
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
     with readable("of bytes" if isinstance(source, bytes) else source):
         data = source if isinstance(source, bytes) else str(source)
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

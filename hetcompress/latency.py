@@ -35,16 +35,25 @@ __all__ = [
     "Comparison",
     "Latency",
     "Machine",
+    "Prepared",
+    "Verdict",
     "compare",
     "compare_latency",
     "machine",
     "measure",
     "ort_session",
+    "prepare_onnx",
+    "prepare_torch",
+    "ratio_of",
+    "torch_runner",
     "torch_threads",
+    "verdict_of",
 ]
 
 RUNTIMES = ("onnxruntime", "torch")
 SAME = 0.02
+Verdict = Literal["faster", "slower", "the same within noise"]
+
 SHORTEST_SAMPLE = 1e-3
 """Seconds; quicker calls are repeated inside a sample, so that the clock and the loop do not count."""
 
@@ -98,17 +107,22 @@ class Comparison:
     ratio_high: float
 
     @property
-    def verdict(self) -> Literal["faster", "slower", "the same within noise"]:
+    def verdict(self) -> Verdict:
         """What may be said of the compact model."""
-        if self.ratio_low > 1 + SAME:
-            return "faster"
-        if self.ratio_high < 1 / (1 + SAME):
-            return "slower"
-        return "the same within noise"
+        return verdict_of(self.ratio_low, self.ratio_high)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, the verdict among them."""
         return {**dataclasses.asdict(self), "verdict": self.verdict}
+
+
+def verdict_of(low: float, high: float) -> Verdict:
+    """Return what the 90 % interval of a time ratio allows to be said."""
+    if low > 1 + SAME:
+        return "faster"
+    if high < 1 / (1 + SAME):
+        return "slower"
+    return "the same within noise"
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:
@@ -116,6 +130,12 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
     below = math.floor(place)
     above = min(below + 1, len(ordered) - 1)
     return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+def ratio_of(slow: Sequence[float], fast: Sequence[float]) -> tuple[float, float, float]:
+    """Return the median of the ratios of two runners' samples, round by round, and its 90 % interval."""
+    ratios = [first / second for first, second in zip(slow, fast, strict=True)]
+    return statistics.median(ratios), *_median_interval(ratios)
 
 
 def _median_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -193,15 +213,11 @@ def compare(
         min_rounds: Samples of each at least.
     """
     samples = measure({"dense": dense, "compact": compact}, seconds=seconds, min_rounds=min_rounds)
-    ratios = [slow / fast for slow, fast in zip(samples["dense"], samples["compact"], strict=True)]
-    low, high = _median_interval(ratios)
     of_dense, of_compact = (runtime, runtime) if isinstance(runtime, str) else runtime
     return Comparison(
         Latency.of(samples["dense"], batch=batch, threads=threads, runtime=of_dense),
         Latency.of(samples["compact"], batch=batch, threads=threads, runtime=of_compact),
-        statistics.median(ratios),
-        low,
-        high,
+        *ratio_of(samples["dense"], samples["compact"]),
     )
 
 
@@ -238,7 +254,7 @@ def compare_latency(
     for runtime in runtimes:
         if runtime not in RUNTIMES:
             raise UsageError("runtime", expected=f"one of {', '.join(RUNTIMES)}", found=f"'{runtime}'")
-        prepare = _onnxruntime if runtime == "onnxruntime" else _torch
+        prepare = _onnxruntime if runtime == "onnxruntime" else _torch_model
         with torch_threads(threads):
             first, second = (prepare(model, image_shape, threads) for model in (dense, compact))
             for batch in batches:
@@ -256,7 +272,13 @@ Prepared = Callable[[Tensor], tuple[Callable[[], object], str]]
 
 
 def _onnxruntime(model: nn.Module | Path, image_shape: tuple[int, ...], threads: int) -> Prepared:
-    source = onnx_bytes(model, torch.zeros(1, *image_shape)) if isinstance(model, nn.Module) else model
+    return prepare_onnx(
+        onnx_bytes(model, torch.zeros(1, *image_shape)) if isinstance(model, nn.Module) else model, threads
+    )
+
+
+def prepare_onnx(source: Path | bytes, threads: int) -> Prepared:
+    """Return what runs an ONNX model with one input in onnxruntime."""
     session = ort_session(source, threads)
     name = session.get_inputs()[0].name
 
@@ -267,12 +289,17 @@ def _onnxruntime(model: nn.Module | Path, image_shape: tuple[int, ...], threads:
     return prepared
 
 
-def _torch(model: nn.Module | Path, image_shape: tuple[int, ...], threads: int) -> Prepared:
+def _torch_model(model: nn.Module | Path, image_shape: tuple[int, ...], threads: int) -> Prepared:
     del image_shape, threads  # torch's threads are set for the process
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"runtime torch for {model}", expected="a model", found="a file", fix="ask for onnxruntime alone"
         )
+    return prepare_torch(model)
+
+
+def prepare_torch(model: nn.Module) -> Prepared:
+    """Return what runs a copy of a model in torch, in the memory format that is faster for it."""
     plain = copy.deepcopy(model).eval()
     formats = {
         "torch": (plain, torch.contiguous_format),
@@ -281,7 +308,7 @@ def _torch(model: nn.Module | Path, image_shape: tuple[int, ...], threads: int) 
 
     def prepared(images: Tensor) -> tuple[Callable[[], object], str]:
         runners = {
-            name: _torch_runner(copied, images.contiguous(memory_format=layout))
+            name: torch_runner(copied, images.contiguous(memory_format=layout))
             for name, (copied, layout) in formats.items()
         }
         probe = measure(runners, seconds=0.1, min_rounds=5)
@@ -291,7 +318,9 @@ def _torch(model: nn.Module | Path, image_shape: tuple[int, ...], threads: int) 
     return prepared
 
 
-def _torch_runner(model: nn.Module, images: Tensor) -> Callable[[], object]:
+def torch_runner(model: Callable[[Tensor], object], images: Tensor) -> Callable[[], object]:
+    """Return what runs one batch through a model in inference mode."""
+
     def run() -> object:
         with torch.inference_mode():
             return model(images)

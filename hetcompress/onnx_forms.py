@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from hetcompress import kernels
 from hetcompress.nn.lowered import Branch, Chain, Concat, Form, Pad, Sum, TapGather
 
 __all__ = ["LayerNodes", "form_model", "opaque", "put_in_place"]
@@ -90,7 +91,13 @@ def put_in_place(model: onnx.ModelProto, forms: dict[str, Form]) -> None:
     graph.node.extend(nodes)
     domains = [entry for entry in model.opset_import if entry.domain != DOMAIN]
     del model.opset_import[:]
-    model.opset_import.extend(domains)
+    model.opset_import.extend([*domains, *own_operators(nodes)])
+
+
+def own_operators(nodes: Iterable[onnx.NodeProto]) -> list[onnx.OperatorSetIdProto]:
+    """Return what a model that has our own operators among its nodes must import."""
+    used = any(node.domain == kernels.DOMAIN for node in nodes)
+    return [onnx.helper.make_opsetid(kernels.DOMAIN, 1)] if used else []
 
 
 def form_model(form: nn.Module, channels: int, opset: int) -> onnx.ModelProto:
@@ -108,7 +115,9 @@ def form_model(form: nn.Module, channels: int, opset: int) -> onnx.ModelProto:
         for name, size in (("input", channels), (result, None))
     ]
     graph = onnx.helper.make_graph(layer.nodes, "form", values[:1], values[1:], layer.initializers)
-    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=10)
+    return onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", opset), *own_operators(layer.nodes)], ir_version=10
+    )
 
 
 class LayerNodes:
@@ -151,6 +160,13 @@ class LayerNodes:
         if module.padding_mode == "zeros":
             return self.conv(module, x, [top, left, bottom, right])
         return self.conv(module, self.emit(Pad((left, right, top, bottom), module.padding_mode), x), [0, 0, 0, 0])
+
+    @emit.register
+    def _(self, module: kernels.VectorBlockConv2d, x: str) -> str:
+        inputs = [self.constant(values) for values in (module.values, module.taps, module.starts)]
+        bias = [] if module.bias is None else [self.constant(module.bias)]
+        attributes = kernels.attributes(module.geometry)
+        return self.node(kernels.OPERATOR, x, *inputs, *bias, domain=kernels.DOMAIN, **attributes)
 
     @emit.register
     def _(self, module: nn.ReLU, x: str) -> str:  # noqa: ARG002

@@ -1,10 +1,14 @@
 """Fixtures and settings of all tests."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+
+from hetcompress import cli
+from hetcompress.models import MODELS
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -26,3 +30,30 @@ def shared():
     if not folder.is_dir():
         pytest.skip("no ../shared/data beside the repository")
     return folder
+
+
+@pytest.fixture
+def hc(capsys, monkeypatch, tmp_path):
+    """Run the command line in this process, in an empty folder; returns exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HETCOMPRESS_DATA", raising=False)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hetcompress", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def digits(tmp_path):
+    pytest.importorskip("sklearn")
+    torch.manual_seed(0)
+    torch.save({"state_dict": MODELS["digits_net"].build(width=16).state_dict()}, tmp_path / "model.pt")
+    return ("--arch", "hetcompress:digits_net", "--arch-arg", "width=16")

@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from hetcompress.cli.bench import bench
 from hetcompress.cli.convert import convert
 from hetcompress.cli.demo import demo
 from hetcompress.cli.export import export
@@ -54,6 +55,7 @@ for command, name in (
     (prune, "prune"),
     (report, "report"),
     (export, "export"),
+    (bench, "bench"),
     (demo, "demo"),
     (list_all, "list"),
 ):

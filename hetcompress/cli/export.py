@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from hetcompress.cli.options import Arch, Batch, Data, DataRoot, Json, Plan, Run, Target, Threads
+from hetcompress.cli.options import Arch, Batch, Data, DataRoot, Json, Kernels, Plan, Run, Target, Threads
 
 if TYPE_CHECKING:
-    from hetcompress.pipeline import ExportReport
+    from hetcompress.pipeline import ExportReport, Int8Report
 
 __all__ = ["export", "print_export"]
 
@@ -19,9 +19,17 @@ def export(
     onnx: Annotated[bool, typer.Option("--onnx", help="ONNX, run and verified in onnxruntime.")] = False,
     pt2: Annotated[bool, typer.Option("--pt2", help="torch.export program.")] = False,
     safetensors: Annotated[bool, typer.Option("--safetensors", help="Compact weights.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Beside the ONNX file also one in int8, calibrated on training images.")
+    ] = False,
+    int8_drop: Annotated[
+        float, typer.Option("--int8-drop", metavar="POINTS", help="Accuracy that int8 may cost; else layers stay fp32.")
+    ] = 0.3,
+    int8_images: Annotated[int, typer.Option("--int8-images", help="Training images for calibration.")] = 512,
     run: Run = Path("hetrun"),
     plan: Plan = "macs",
     target: Target = "ort-cpu",
+    kernels: Kernels = False,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--out", "-o", metavar="DIR", help="Folder of the files [export/ in the run folder]."),
@@ -43,9 +51,10 @@ def export(
 
     wanted = [name for name, chosen in (("onnx", onnx), ("pt2", pt2), ("safetensors", safetensors)) if chosen]
     settings = data_settings(data, data_root) if data is not None else None
+    quantised = pipeline.Int8Settings(int8_drop, int8_images) if int8 else None
     result = pipeline.export(
-        wanted, run, out=out, data=settings, arch=arch, plan=plan, target=target,
-        batches=batch or [1, 16], threads=threads, seconds=seconds,        strict=strict, force=force,
+        wanted, run, out=out, data=settings, int8=quantised, arch=arch, plan=plan, target=target,
+        kernels=kernels,         batches=batch or [1, 16], threads=threads, seconds=seconds, strict=strict, force=force,
     )  # fmt: skip
     if json_out:
         console.print_json({"command": "export", "result": result.to_json()})
@@ -73,8 +82,27 @@ def print_export(result: ExportReport) -> None:
         console.out.print(f"accuracy {when}: {accuracy.percent:.2f} %{note}")
     if result.latency:
         print_latency(result.latency, result.machine.summary)
+    if result.int8 is not None:
+        _print_int8(result.int8, result.machine.summary)
     for complaint in result.complaints:
         console.out.print(f"NOTE: {complaint}")
     for file in result.files:
         details = ", ".join(f"{name} {value}" for name, value in file.details.items())
         console.out.print(f"verified: {file.path} ({details})")
+
+
+def _print_int8(report: Int8Report, machine: str) -> None:
+    from hetcompress.cli import console
+    from hetcompress.cli.bench import print_timings
+
+    if report.timings:
+        print_timings(report.timings, machine)
+    kernels = report.kernels
+    convolutions = kernels.int8_convolutions + kernels.fp32_convolutions
+    console.out.print(
+        f"int8: {kernels.int8_convolutions} of {convolutions} convolutions run in int8 kernels here; "
+        f"accuracy {report.accuracy.percent:.2f} %, fp32 {report.fp32.percent:.2f} %; "
+        f"ranges from {report.calibration_images} training images"
+    )
+    if report.fp32_layers:
+        console.out.print(f"left in fp32 for accuracy: {', '.join(report.fp32_layers)}")

@@ -8,9 +8,10 @@ __all__ = ["list_all"]
 
 
 def list_all(json_out: Json = False) -> None:
-    """List architectures, shape families, methods, penalties, lowerings, data sets and export targets."""
+    """List architectures, shape families, methods, penalties, lowerings, data sets, export targets, runtimes."""
     from hetcompress.cli import console
     from hetcompress.data import DATA_SOURCES
+    from hetcompress.latency import RUNTIMES
     from hetcompress.learners import LEARNERS
     from hetcompress.lowering import LOWERINGS
     from hetcompress.models import MODELS
@@ -27,6 +28,7 @@ def list_all(json_out: Json = False) -> None:
         "lowerings": list(LOWERINGS),
         "data sets": list(DATA_SOURCES),
         "export targets": list(EXPORT_TARGETS),
+        "runtimes": list(RUNTIMES),
     }
     if json_out:
         console.print_json({"command": "list", "result": found})

@@ -17,6 +17,7 @@ __all__ = [
     "DataRoot",
     "Download",
     "Json",
+    "Kernels",
     "Plan",
     "Quiet",
     "Run",
@@ -59,6 +60,13 @@ Plan = Annotated[
 ]
 Target = Annotated[
     str, typer.Option("--target", metavar="RUNTIME", help="For a measured plan: ort-cpu, torch-cpu or torch-cuda.")
+]
+Kernels = Annotated[
+    bool,
+    typer.Option(
+        "--kernels/--no-kernels",
+        help="Let layers run in the project's own kernel; an ONNX file then needs its library registered.",
+    ),
 ]
 Batch = Annotated[
     Optional[list[int]],  # noqa: UP045

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from hetcompress.cli.options import Arch, Batch, Json, Plan, Run, Target, Threads
+from hetcompress.cli.options import Arch, Batch, Json, Kernels, Plan, Run, Target, Threads
 
 if TYPE_CHECKING:
     from hetcompress.pipeline import Report
@@ -19,6 +19,7 @@ def report(
     run: Run = Path("hetrun"),
     plan: Plan = "macs",
     target: Target = "ort-cpu",
+    kernels: Kernels = False,
     batch: Batch = None,
     threads: Threads = 1,
     seconds: Annotated[float, typer.Option(help="Time to spend on each latency comparison.")] = 2.0,
@@ -41,6 +42,7 @@ def report(
         arch=arch,
         plan=plan,
         target=target,
+        kernels=kernels,
         batches=batch or [1, 16],
         threads=threads,
         runtimes=() if no_latency else RUNTIMES,

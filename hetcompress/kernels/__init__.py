@@ -6,16 +6,18 @@ Written in C++ and compiled when the package is installed, if there is a compile
 from hetcompress.kernels.build import BuildError, build, library_path
 from hetcompress.kernels.library import Geometry, available, best_path, best_vector, paths, run
 from hetcompress.kernels.module import VectorBlockConv2d
-from hetcompress.kernels.onnx_export import DOMAIN, OPERATOR, register, translations
-from hetcompress.kernels.operator import vector_block_conv2d
+from hetcompress.kernels.onnx_export import DOMAIN, OPERATOR, attributes, register
+from hetcompress.kernels.operator import NAME, vector_block_conv2d
 from hetcompress.kernels.packing import blocked, pack, planar, unpack
 
 __all__ = [
     "DOMAIN",
+    "NAME",
     "OPERATOR",
     "BuildError",
     "Geometry",
     "VectorBlockConv2d",
+    "attributes",
     "available",
     "best_path",
     "best_vector",
@@ -27,7 +29,6 @@ __all__ = [
     "planar",
     "register",
     "run",
-    "translations",
     "unpack",
     "vector_block_conv2d",
 ]

@@ -12,11 +12,12 @@ from hetcompress.kernels.library import VECTORS, Geometry
 from hetcompress.kernels.operator import vector_block_conv2d
 from hetcompress.kernels.packing import pack, unpack
 from hetcompress.nn import HetConv2d
+from hetcompress.nn.lowered import Form
 
 __all__ = ["VectorBlockConv2d"]
 
 
-class VectorBlockConv2d(nn.Module):
+class VectorBlockConv2d(Form):
     """A convolution that executes only the kept vectors of V filters x one input channel x one tap.
 
     Args:

@@ -15,6 +15,7 @@ from hetcompress.errors import UsageError, VerificationError
 from hetcompress.evaluation import Accuracy, evaluate
 from hetcompress.latency import Comparison, Machine, compare_latency, machine
 from hetcompress.pipeline._common import DataSettings, check_classes, open_run_data
+from hetcompress.pipeline._int8 import INT8, Int8Report, Int8Settings, complaints_of, quantise, timed
 from hetcompress.pipeline._report import lowered_pair
 from hetcompress.planning import PlanSettings
 from hetcompress.targets import EXPORT_TARGETS, Exported, export_model
@@ -40,6 +41,7 @@ class ExportReport:
         latency: Compact against dense; of the ONNX files where there is one.
         machine: Where latency was measured.
         complaints: What is not smaller or not faster, in words.
+        int8: What was quantised; None if that was not asked for.
     """
 
     files: tuple[Exported, ...]
@@ -52,6 +54,7 @@ class ExportReport:
     latency: tuple[Comparison, ...]
     machine: Machine
     complaints: tuple[str, ...]
+    int8: Int8Report | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -62,6 +65,7 @@ class ExportReport:
             "latency": [comparison.to_json() for comparison in self.latency],
             "machine": dataclasses.asdict(self.machine),
             "complaints": list(self.complaints),
+            "int8": None if self.int8 is None else self.int8.to_json(),
         }
 
 
@@ -71,9 +75,11 @@ def export(
     *,
     out: Path | None = None,
     data: DataSettings | None = None,
+    int8: Int8Settings | None = None,
     arch: str | None = None,
     plan: str = "macs",
     target: str = "ort-cpu",
+    kernels: bool = False,
     batches: Sequence[int] = (1, 16),
     threads: int = 1,
     seconds: float = 2.0,
@@ -87,9 +93,11 @@ def export(
         run: The run folder, pruned.
         out: Folder of the files; None is ``export/`` in the run folder.
         data: Where real images come from; None takes what fine-tuning used.
+        int8: Also write ``model.int8.onnx`` beside the ONNX file, this way.
         arch: The user's own factory, where the run was made with one.
         plan: How forms are chosen, one of `PLANS`; for the first of `batches`.
         target: The runtime that a measured plan is for.
+        kernels: Whether layers may run in the project's own kernel, which the user of the file must register.
         batches: Batch sizes for latency.
         threads: Threads for latency.
         seconds: Time to spend on each comparison; 0 skips latency.
@@ -101,22 +109,12 @@ def export(
         InputError: Nothing has been pruned yet, or the data is missing.
         VerificationError: A file does not compute what the model does; or `strict` and there are complaints.
     """
-    if not targets:
-        raise UsageError(
-            "export", expected=f"a target: {', '.join('--' + name for name in EXPORT_TARGETS)}", found="none"
-        )
     folder = RunFolder.open(run, factory=arch)
-    paths = {name: (out or folder.path / "export") / f"model{EXPORT_TARGETS[name].suffix}" for name in targets}
-    for path in paths.values():
-        if out is not None and path.exists() and not force:
-            raise UsageError(
-                f"{path}", expected="no such file", found="one", fix="choose another --out, or pass --force"
-            )
-    settings = PlanSettings(plan, target, batches[0], threads)
-    dense, pruned, planned = lowered_pair(folder, settings)
+    images = data or _recorded_data(folder)
+    paths = _paths(targets, out or folder.path / "export", int8, images, may_replace=out is None or force)
+    dense, pruned, planned = lowered_pair(folder, PlanSettings(plan, target, batches[0], threads, kernels))
     lowered = planned.lowered
     example = torch.zeros(1, *folder.input_spec.size)
-    images = data or _recorded_data(folder)
     source = open_run_data(folder, images) if images is not None else None
     samples = None
     accuracies: dict[str, Accuracy] = {}
@@ -124,20 +122,26 @@ def export(
         check_classes(pruned, source, folder.input_spec)
         samples = next(iter(source.test_batches(SAMPLES)))[0].contiguous()
         accuracies["after lowering"] = evaluate(lowered.model, source.test_batches(500))
-    files, dense_bytes = [], {}
+    files, dense_bytes, latency, quantised = [], {}, [], None
     with tempfile.TemporaryDirectory(prefix="hetcompress-") as temporary:
-        for name, path in paths.items():
-            files.append(export_model(name, lowered.model, example, path, samples=samples))
-            reference = export_model(name, dense, example, Path(temporary) / f"dense{path.suffix}", samples=samples)
-            dense_bytes[name] = reference.bytes
+        references = {name: Path(temporary) / f"dense{path.suffix}" for name, path in paths.items() if name != INT8}
+        for name, reference in references.items():
+            files.append(export_model(name, lowered.model, example, paths[name], samples=samples))
+            dense_bytes[name] = export_model(name, dense, example, reference, samples=samples).bytes
         if source is not None and "onnx" in paths:
             runner = EXPORT_TARGETS["onnx"]().open(paths["onnx"])
             accuracies["after export"] = evaluate(runner, source.test_batches(500))
-        latency: list[Comparison] = []
+        if int8 is not None and source is not None and images is not None:
+            quantised = quantise(
+                folder, paths["onnx"], paths[INT8], lowered.model, fp32=accuracies["after export"], tests=source,
+                data=images, settings=int8,
+            )  # fmt: skip
+            files.append(quantised.file)
+            dense_bytes[INT8], accuracies["in int8"] = dense_bytes["onnx"], quantised.accuracy
         if seconds > 0:
             by_file = "onnx" in paths
             latency = compare_latency(
-                Path(temporary) / "dense.onnx" if by_file else dense,
+                references["onnx"] if by_file else dense,
                 paths["onnx"] if by_file else lowered.model,
                 folder.input_spec.size,
                 batches=batches,
@@ -145,6 +149,9 @@ def export(
                 runtimes=("onnxruntime",) if by_file else ("torch",),
                 seconds=seconds,
             )
+            if quantised is not None:
+                quantised = timed(quantised, references["onnx"], paths["onnx"], batches, threads, seconds)
+    complaints = _complaints(files, dense_bytes, latency)
     result = ExportReport(
         tuple(files),
         dense_bytes,
@@ -155,12 +162,39 @@ def export(
         source.test_note if source is not None else "",
         tuple(latency),
         machine(),
-        tuple(_complaints(files, dense_bytes, latency)),
+        tuple(complaints if quantised is None else complaints + complaints_of(quantised)),
+        quantised,
     )
     folder.record("export", result.to_json())
     if strict and result.complaints:
         raise VerificationError("export --strict", expected="smaller and faster", found="; ".join(result.complaints))
     return result
+
+
+def _paths(
+    targets: Sequence[str], folder: Path, int8: Int8Settings | None, data: DataSettings | None, *, may_replace: bool
+) -> dict[str, Path]:
+    """Return the files to write, by target, after checking that they may be written."""
+    if not targets:
+        raise UsageError(
+            "export", expected=f"a target: {', '.join('--' + name for name in EXPORT_TARGETS)}", found="none"
+        )
+    paths = {name: folder / f"model{EXPORT_TARGETS[name].suffix}" for name in targets}
+    if int8 is not None:
+        if "onnx" not in paths:
+            raise UsageError("export --int8", expected="--onnx beside it", found=", ".join(targets))
+        if data is None:
+            raise UsageError(
+                "export --int8", expected="data to calibrate on", found="a run that was made without",
+                fix="pass --data NAME, and --data-root where it lies",
+            )  # fmt: skip
+        paths[INT8] = folder / "model.int8.onnx"
+    for path in paths.values():
+        if path.exists() and not may_replace:
+            raise UsageError(
+                f"{path}", expected="no such file", found="one", fix="choose another --out, or pass --force"
+            )
+    return paths
 
 
 def _recorded_data(folder: RunFolder) -> DataSettings | None:

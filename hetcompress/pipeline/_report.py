@@ -184,6 +184,7 @@ def report(
     arch: str | None = None,
     plan: str = "macs",
     target: str = "ort-cpu",
+    kernels: bool = False,
     batches: Sequence[int] = (1, 16),
     threads: int = 1,
     runtimes: Sequence[str] = RUNTIMES,
@@ -196,6 +197,7 @@ def report(
         arch: The user's own factory, where the run was made with one.
         plan: How forms are chosen, one of `PLANS`; for the first of `batches`.
         target: The runtime that a measured plan is for.
+        kernels: Whether layers may run in the project's own kernel, which the user of the file must register.
         batches: Batch sizes for latency.
         threads: Threads for latency.
         runtimes: Runtimes for latency; none skips it.
@@ -208,7 +210,7 @@ def report(
     folder = RunFolder.open(run, factory=arch)
     size = folder.input_spec.size
     example = torch.zeros(1, *size)
-    settings = PlanSettings(plan, target, batches[0], threads)
+    settings = PlanSettings(plan, target, batches[0], threads, kernels)
     dense, pruned, planned = lowered_pair(folder, settings)
     lowered = planned.lowered
     macs = layer_macs(pruned, example)

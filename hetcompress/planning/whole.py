@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hetcompress.errors import UsageError
+from hetcompress.kernels import available
 from hetcompress.latency import Comparison, compare_latency
 from hetcompress.lowering import ORDER, Chooser, Lowered, fold_batch_norms, lower
 from hetcompress.planning.measured import Measured
@@ -35,16 +36,26 @@ class PlanSettings:
         target: The runtime, one of `PLAN_TARGETS`.
         batch: Images at once.
         threads: Threads inside an operator.
+        kernels: Whether the project's own kernel may be used.
     """
 
     plan: str = "measured"
     target: str = "ort-cpu"
     batch: int = 1
     threads: int = 1
+    kernels: bool = False
 
     def __post_init__(self) -> None:
         if self.plan not in PLANS:
             raise UsageError("--plan", expected=f"one of {', '.join(PLANS)}", found=f"'{self.plan}'")
+        ready, reason = available()
+        if self.kernels and not ready:
+            raise UsageError("--kernels", expected="the compiled library", found=reason, fix="pass --no-kernels")
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """Return the lowerings to choose from."""
+        return (*ORDER, "vector-block") if self.kernels else ORDER
 
     def chooser(self) -> Chooser | None:
         """Return what picks the forms; None for the fewest MACs."""
@@ -98,7 +109,7 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
         VerificationError: A form computes something else than its layer.
     """
     chooser = settings.chooser()
-    lowered = lower(pruned, example, rules=ORDER, chooser=chooser)
+    lowered = lower(pruned, example, rules=settings.rules, chooser=chooser)
     if not isinstance(chooser, Measured):
         return Plan(lowered, settings, None, "")
     chooser.timings.save()
@@ -119,7 +130,7 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
         changed = changed[: len(changed) // 2]
         kept = {layer.name for layer in changed}
         left = {layer.name for layer in lowered.layers} - kept
-        lowered = lower(pruned, example, rules=ORDER, chooser=chooser, dense=left)
+        lowered = lower(pruned, example, rules=settings.rules, chooser=chooser, dense=left)
     return Plan(lowered, settings, whole, note)
 
 

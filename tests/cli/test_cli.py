@@ -8,36 +8,7 @@ import sys
 import pytest
 import torch
 
-from hetcompress import cli
 from hetcompress.models import MODELS
-
-
-@pytest.fixture
-def hc(capsys, monkeypatch, tmp_path):
-    """Run the command line in this process, in an empty folder; returns exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HETCOMPRESS_DATA", raising=False)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hetcompress", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
-def digits(tmp_path):
-    pytest.importorskip("sklearn")
-    torch.manual_seed(0)
-    torch.save({"state_dict": MODELS["digits_net"].build(width=16).state_dict()}, tmp_path / "model.pt")
-    return ("--arch", "hetcompress:digits_net", "--arch-arg", "width=16")
-
 
 SMOKE = ("finetune", "--data", "digits", "--max-steps", 6, "-b", 32, "-q")
 

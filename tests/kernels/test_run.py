@@ -73,10 +73,16 @@ GOOD = case_of((1, 20, 5, 5), 24, SAME)
 
 
 def refused(match, images=None, values=None, taps=None, starts=None, residual=None, bias=None, path=None, **changes):
-    packed = [given if given is not None else mine for given, mine in zip((values, taps, starts), GOOD.packed())]
-    with pytest.raises(UsageError, match=match):
+    packed = [
+        given if given is not None else mine for given, mine in zip((values, taps, starts), GOOD.packed(), strict=True)
+    ]
+
+    def call():
         geometry = dataclasses.replace(GOOD.geometry, **changes)
         run(GOOD.images if images is None else images, *packed, geometry, bias=bias, residual=residual, path=path)
+
+    with pytest.raises(UsageError, match=match):
+        call()
 
 
 def test_malformed_calls_are_refused():

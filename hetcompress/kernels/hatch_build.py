@@ -11,7 +11,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
+class KernelsHook(BuildHookInterface):
     """Called by hatchling for wheels, the editable ones of ``pip install -e`` among them."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

@@ -1,0 +1,98 @@
+"""``hetcompress bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from hetcompress.cli.options import Arch, Json, Quiet, Run, key_values
+
+if TYPE_CHECKING:
+    from hetcompress.benchmarking import Timing
+    from hetcompress.pipeline import Bench
+
+__all__ = ["bench", "print_timings"]
+
+
+def bench(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL",
+            help="ONNX files of any origin, checkpoints, .pt2 programs, or the words dense and lowered for the models "
+            "of the run folder. The first is the reference.",
+            show_default=False,
+        ),
+    ],
+    run: Run = Path("hetrun"),
+    batch: Annotated[
+        Optional[list[int]],  # noqa: UP045
+        typer.Option("--batch", "-b", min=1, help="Batch size; may be repeated [1 and 16, or a file's own]."),
+    ] = None,
+    threads: Annotated[
+        Optional[list[int]],  # noqa: UP045
+        typer.Option("--threads", min=1, help="Threads inside an operator; may be repeated [1]."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Time to spend on each model at each setting.")] = 1.0,
+    runtime: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="NAME", help="onnxruntime or torch [torch for .pt2, else onnxruntime]."),
+    ] = None,
+    input_size: Annotated[
+        Optional[tuple[int, int, int]],  # noqa: UP045
+        typer.Option(metavar="C H W", help="Sizes of the input after the batch, where a file leaves them open."),
+    ] = None,
+    arch: Arch = None,
+    arch_arg: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--arch-arg", metavar="NAME=VALUE", help="Keyword argument of a checkpoint's factory."),
+    ] = None,
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="Open .pt2 programs and pickles. Only for files you made.")
+    ] = False,
+    quiet: Quiet = False,
+    json_out: Json = False,
+) -> None:
+    """Time any models side by side, in interleaved rounds, against the first."""
+    from hetcompress import pipeline
+    from hetcompress.cli import console
+
+    result = pipeline.bench(
+        models, run, batches=batch, threads=threads or [1], seconds=seconds, runtime=runtime,
+        input_size=input_size or None, arch=arch, arch_arguments=key_values("--arch-arg", arch_arg or []),
+        trust_pickle=trust_pickle, announce=lambda text: None if quiet else console.err.print(text),
+    )  # fmt: skip
+    if json_out:
+        console.print_json({"command": "bench", "result": result.to_json()})
+    else:
+        _print(result)
+
+
+def _print(result: Bench) -> None:
+    from hetcompress.cli import console
+
+    rows = [
+        [item.name, item.runtime, "x".join(map(str, item.input)), console.count(item.bytes)] for item in result.items
+    ]
+    console.out.print(console.table("Models", ["model", "runtime", "input", "bytes"], rows))
+    print_timings(result.timings, result.machine.summary)
+
+
+def print_timings(timings: tuple[Timing, ...], machine: str) -> None:
+    """Print latencies of several models, each against the first."""
+    from hetcompress.cli import console
+
+    rows = [
+        [
+            timing.name, timing.latency.runtime, str(timing.latency.batch), str(timing.latency.threads),
+            f"{timing.latency.median_ms:.3g}", f"{timing.latency.p05_ms:.3g}", f"{timing.latency.p95_ms:.3g}",
+            "1" if timing.verdict == "reference"
+            else f"{timing.ratio:.2f} ({timing.ratio_low:.2f} to {timing.ratio_high:.2f})",
+            timing.verdict,
+        ]
+        for timing in timings
+    ]  # fmt: skip
+    columns = ["model", "runtime", "batch", "threads", "median ms", "5 %", "95 %", "time ratio", ""]
+    console.out.print(console.table(f"Latency, {machine}", columns, rows, numbers_from=2))

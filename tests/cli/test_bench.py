@@ -1,0 +1,116 @@
+"""``hetcompress bench`` as a user meets it."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import hetcompress
+from hetcompress.graphs import onnx_bytes
+from hetcompress.models import MODELS
+
+FAST = ("--seconds", 0.02)
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten())
+    (tmp_path / "foreign.onnx").write_bytes(onnx_bytes(model, torch.zeros(1, 1, 8, 8)))
+    return "foreign.onnx"
+
+
+def test_models_of_a_run_against_a_foreign_file_and_a_checkpoint(hc, digits, foreign):
+    hc("convert", "model.pt", *digits)
+    hc("prune", "--density", 0.5)
+    code, out, err = hc(
+        "bench", "dense", "lowered", foreign, foreign, "-b", 1, "-b", 3, "--threads", 1, "--threads", 2, *FAST, "--json"
+    )  # fmt: skip
+    assert code == 0, err
+    assert "timing 4 models at batch 3, 2 threads" in err
+    result = json.loads(out)["result"]
+    assert json.loads(out)["schema"] == 1
+    assert [item["name"] for item in result["items"]] == ["dense", "lowered", f"{foreign} (1)", f"{foreign} (2)"]
+    assert result["items"][0]["input"] == [1, 8, 8]
+    settings = [(timing["latency"]["threads"], timing["latency"]["batch"]) for timing in result["timings"]]
+    assert settings == [pair for pair in ((1, 1), (1, 3), (2, 1), (2, 3)) for _ in range(4)]
+    assert {"ratio_low", "ratio_high", "verdict"} <= set(result["timings"][1])
+    assert {"cpu", "flags", "torch", "onnxruntime"} <= set(result["machine"])
+    code, out, err = hc("bench", "model.pt", "dense", *digits, *FAST, "-q")
+    assert (code, err) == (0, "")
+    for word in ("model.pt", "reference", "median ms", "95 %", "onnxruntime", "bytes"):
+        assert word in out
+
+
+def test_in_torch_and_in_python(hc, digits, tmp_path, monkeypatch):
+    hc("convert", "model.pt", *digits)
+    found = hetcompress.bench(
+        ["dense", tmp_path / "model.pt"],
+        arch=digits[1],
+        arch_arguments={"width": 16},
+        runtime="torch",
+        batches=[2],
+        seconds=0.02,
+    )
+    assert [item.runtime for item in found.items] == ["torch", "torch"]
+    assert [timing.verdict == "reference" for timing in found.timings] == [True, False]
+
+
+def test_a_fixed_batch_decides_where_none_is_given(hc, tmp_path):
+    program = torch.export.export(nn.Flatten(), (torch.zeros(4, 3, 2),))
+    torch.export.save(program, tmp_path / "a.pt2")
+    code, out, err = hc("bench", "a.pt2", "--trust-pickle", "--json", *FAST)
+    assert code == 0, err
+    assert [timing["latency"]["batch"] for timing in json.loads(out)["result"]["timings"]] == [4]
+    code, _, err = hc("bench", "a.pt2", "--trust-pickle", "-b", 16, *FAST)
+    assert code == 2
+    assert "a.pt2 at batch 16: expected batches of 4" in err
+
+
+CASES = {
+    "missing": (("nowhere.onnx",), 3, "item nowhere.onnx: expected a file, or dense or lowered, found no such file"),
+    "word": (("dens",), 3, "did you mean 'dense'?"),
+    "folder": ((".",), 3, "found a folder"),
+    "no run": (("dense",), 3, "run `hetcompress convert CHECKPOINT` first"),
+    "broken": (("broken.onnx",), 3, "file broken.onnx: expected a model that can be opened"),
+    "page": (("page.pt",), 3, "found a web page"),
+    "program": (("broken.pt2",), 3, "expected --trust-pickle beside a .pt2 program"),
+    "broken program": (("broken.pt2", "--trust-pickle"), 3, "file broken.pt2: expected a model that can be opened"),
+    "runtime": (("foreign.onnx", "--runtime", "tensorflow"), 2, "--runtime: expected one of onnxruntime, torch"),
+    "onnx in torch": (("foreign.onnx", "--runtime", "torch"), 2, "expected onnxruntime, in which foreign.onnx runs"),
+    "size": (("foreign.onnx", "--input-size", 1, 9, 9), 2, "expected an input of 1x8x8, as the file says"),
+    "no size": (("foreign.onnx", "--input-size", 1, 0, 9), 2, "--input-size: expected positive numbers"),
+    "seconds": (("foreign.onnx", "--seconds", 0), 2, "--seconds: expected a positive number, found 0"),
+    "none": ((), 2, "Missing argument"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_bad_input(hc, foreign, case, tmp_path):
+    (tmp_path / "broken.onnx").write_bytes(b"nonsense")
+    (tmp_path / "broken.pt2").write_bytes(b"nonsense")
+    (tmp_path / "page.pt").write_bytes(b"<!DOCTYPE html><html>")
+    arguments, expected, message = CASES[case]
+    code, out, err = hc("bench", *arguments)
+    assert (code, out) == (expected, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_checkpoint_without_an_image_size(hc, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Conv2d(3, 8, 3))\n"
+    )
+    torch.save(nn.Sequential(nn.Conv2d(3, 8, 3)).state_dict(), tmp_path / "model.pt")
+    code, _, err = hc("bench", "model.pt", "--arch", "mine.py:net", *FAST)
+    assert code == 2
+    assert "pass --input-size CHANNELS HEIGHT WIDTH" in err
+    assert hc("bench", "model.pt", "--arch", "mine.py:net", "--input-size", 3, 9, 9, *FAST)[0] == 0
+
+
+def test_word_without_pruning_names_the_missing_step(hc):
+    torch.save(MODELS["digits_net"].build().state_dict(), "model.pt")
+    assert hc("convert", "model.pt")[0] == 0
+    code, _, err = hc("bench", "lowered", *FAST)
+    assert code == 3
+    assert "run `hetcompress finetune --data NAME` first" in err
