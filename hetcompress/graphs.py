@@ -23,7 +23,7 @@ from hetcompress.version import __version__
 if TYPE_CHECKING:
     import onnxruntime
 
-    from hetcompress.nn.lowered import Form
+    from hetcompress.onnx_forms import Placed
 
 __all__ = ["ONNX_OPSET", "evaluating", "onnx_bytes", "ort_session", "quiet", "readable", "trace"]
 
@@ -154,10 +154,11 @@ def _onnx_program(model: nn.Module, example: Tensor) -> torch.onnx.ONNXProgram:
     return exported
 
 
-def _serialized(program: torch.onnx.ONNXProgram, forms: dict[str, Form]) -> bytes:
+def _serialized(program: torch.onnx.ONNXProgram, forms: Placed) -> bytes:
     import onnx
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
+    from hetcompress.kernels.fusion import fuse
     from hetcompress.onnx_forms import put_in_place
 
     ClearMetadataAndDocStringPass()(program.model)
@@ -168,6 +169,8 @@ def _serialized(program: torch.onnx.ONNXProgram, forms: dict[str, Form]) -> byte
         value.ClearField("metadata_props")  # which the pass leaves on values
         value.ClearField("doc_string")
     put_in_place(proto, forms)
+    fuse(proto)
+    graph.ClearField("value_info")
     onnx.helper.set_model_props(proto, {"hetcompress": __version__})
     data: bytes = proto.SerializeToString()
     return data

@@ -26,6 +26,10 @@ DOMAIN = "hetcompress.form"
 PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
+Placed = dict[str, tuple[Form, tuple[int, ...]]]
+"""Forms by name, each with the size of its output without the batch."""
+
+
 class _Opaque(nn.Module):
     """One operator in place of a form."""
 
@@ -49,8 +53,8 @@ def roots(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, Form]]:
 
 
 @torch.no_grad()
-def opaque(model: nn.Module, example: Tensor) -> tuple[nn.Module, dict[str, Form]]:
-    """Return a copy of a model with a stand-in for each form, and the forms by name.
+def opaque(model: nn.Module, example: Tensor) -> tuple[nn.Module, Placed]:
+    """Return a copy of a model with a stand-in for each form, and the forms.
 
     Args:
         model: In eval mode; weights are shared with the copy.
@@ -70,10 +74,10 @@ def opaque(model: nn.Module, example: Tensor) -> tuple[nn.Module, dict[str, Form
     stand_ins = {id(forms[name]): _Opaque(name, shape) for name, shape in shapes.items()}
     # deepcopy takes what the memo holds as copied already: forms become stand-ins, weights stay shared
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, memo | stand_ins), {name: forms[name] for name in shapes}
+    return copy.deepcopy(model, memo | stand_ins), {name: (forms[name], shape) for name, shape in shapes.items()}
 
 
-def put_in_place(model: onnx.ModelProto, forms: dict[str, Form]) -> None:
+def put_in_place(model: onnx.ModelProto, forms: Placed) -> None:
     """Replace each stand-in of a model by the nodes of its form."""
     graph = model.graph
     nodes: list[onnx.NodeProto] = []
@@ -83,8 +87,12 @@ def put_in_place(model: onnx.ModelProto, forms: dict[str, Form]) -> None:
             continue
         name = onnx.helper.get_attribute_value(node.attribute[0]).decode()
         layer = LayerNodes(f"{name}.")
-        layer.emit(forms[name], node.input[0])
+        form, shape = forms[name]
+        layer.emit(form, node.input[0])
         layer.nodes[-1].output[0] = node.output[0]  # what a form adds last is its result
+        graph.value_info.append(
+            onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, ["batch", *shape])
+        )
         nodes.extend(layer.nodes)
         graph.initializer.extend(layer.initializers)
     del graph.node[:]
