@@ -55,7 +55,9 @@ class PlanSettings:
     @property
     def rules(self) -> tuple[str, ...]:
         """Return the lowerings to choose from."""
-        return (*ORDER, "vector-block") if self.kernels else ORDER
+        before_gathers = ORDER.index("tap-gemm")
+        own = ("vector-block",) if self.kernels else ()
+        return (*ORDER[:before_gathers], *own, *ORDER[before_gathers:])
 
     def chooser(self) -> Chooser | None:
         """Return what picks the forms; None for the fewest MACs."""

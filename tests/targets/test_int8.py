@@ -109,6 +109,33 @@ def test_sensitivities_rank_the_layer_that_suffers(tmp_path: Path) -> None:
     assert next(iter(found)).name in ("head", "last")
 
 
+def test_layers_around_a_tensor_that_8_bits_cannot_hold_stay_fp32(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = Net()
+    with torch.no_grad():  # one channel of a thousand, which the scores ignore, beside channels below one
+        net.last.bias[0] = 1000
+        net.head.weight[:, 0] = 0
+    source, path = tmp_path / "model.onnx", tmp_path / "int8.onnx"
+    source.write_bytes(onnx_bytes(net, torch.zeros(1, 3, 8, 8)))
+    quantiser = Quantiser(source, [images(32)], scheme_for(machine()), tmp_path)
+    opened = EXPORT_TARGETS["onnx"]().open
+    expected = opened(source)(images(200))
+    spread = float((expected - expected.mean(0)).square().sum())
+
+    def measure(file: Path) -> Accuracy:  # how much of what tells images apart is left
+        lost = float((opened(file)(images(200)) - expected).square().sum()) / spread
+        return Accuracy(max(0, round(100 * (1 - lost))), 100, 0.0)
+
+    choice = choose_layers(
+        quantiser, path, measure=measure, lowest=90,
+        rank=lambda: list(sensitivities(quantiser, opened(source), opened, images(32), tmp_path / "one.onnx")),
+    )  # fmt: skip
+    assert {layer.name for layer in choice.fp32_layers} == {"last", "head"}
+    assert choice.tried[0] < 90 <= choice.accuracy.percent
+    kernels = count_kernels(path)
+    assert (kernels.int8_convolutions, kernels.fp32_convolutions, kernels.fp32_linear) == (2, 1, 1)
+
+
 def test_a_model_that_the_quantiser_cannot_open_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"nonsense")
     with pytest.raises(HetCompressError, match="Fix: export it without --int8") as caught:
