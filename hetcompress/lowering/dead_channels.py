@@ -13,7 +13,7 @@ import copy
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hetcompress.lowering.readers import Readers
@@ -102,7 +102,7 @@ def remove_dead_channels(model: nn.Module, example_input: Float[Tensor, "n c h w
         assert isinstance(reader, HetConv2d)
         if producer.groups > 1 or reader.groups > 1:
             continue
-        alive = (reader.mask().sum((0, 2, 3)) > 0).nonzero().flatten()
+        alive = _whole_groups(producer, reader.mask().sum((0, 2, 3)) > 0).nonzero().flatten()
         if 0 < len(alive) < reader.in_channels:
             everything = torch.arange(reader.out_channels)
             replace_modules_(
@@ -113,6 +113,16 @@ def remove_dead_channels(model: nn.Module, example_input: Float[Tensor, "n c h w
                 },
             )
     return new
+
+
+def _whole_groups(producer: nn.Conv2d, alive: Bool[Tensor, " filters"]) -> Bool[Tensor, " filters"]:
+    """Return which filters stay: all of a channel group of which one is alive, since kernels align to groups."""
+    if not isinstance(producer, HetConv2d) or producer.channel_groups.out_groups == 1:
+        return alive
+    group = torch.arange(len(alive)) // int(producer.channel_groups.group_out)
+    living = torch.zeros(producer.channel_groups.out_groups, dtype=torch.bool)
+    living[group[alive]] = True
+    return living[group]
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ def pruned(filters, channels, dead, group_out="all", **options):
 class Net(nn.Module):
     """first -> between -> second -> third, and a head over the pooled third."""
 
-    def __init__(self, between, *, reader_dead=(1, 4), last_dead=(0, 2, 5)):
+    def __init__(self, between, *, reader_dead=(1, 4), last_dead=(0, 1, 2, 3, 5)):
         super().__init__()
         self.first = nn.Conv2d(3, 6, 3, padding=1)
         self.between = between
@@ -49,7 +49,7 @@ def sizes(model):
 def test_dead_filters_go_through_the_chain(between):
     model = Net(between).eval()
     trimmed = remove_dead_channels(model, IMAGES)
-    assert sizes(trimmed) == [(3, 4), (4, 5), (5, 4)]
+    assert sizes(trimmed) == [(3, 4), (4, 4), (4, 4)], "of the second layer a whole group of filters is gone"
     assert torch.allclose(trimmed(IMAGES), model(IMAGES), atol=1e-6)
     assert sizes(model) == [(3, 6), (6, 8), (8, 4)]
 
@@ -85,5 +85,5 @@ def test_lower_counts_what_is_gone():
     model = Net(nn.ReLU()).eval()
     lowered = lower(model, IMAGES)
     assert lowered.layers[0].macs_dense == 6 * 8 * 9 * 144
-    assert lowered.layers[0].macs_executed <= 4 * 5 * 9 * 144
+    assert lowered.layers[0].macs_executed <= 4 * 4 * 9 * 144
     assert torch.allclose(lowered.model(IMAGES), model(IMAGES), atol=1e-5)
