@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from hetcompress.pipeline import plan as plan
     from hetcompress.pipeline import prune as prune
     from hetcompress.pipeline import report as report
+    from hetcompress.planning import PlanSettings as PlanSettings
     from hetcompress.training import TrainSettings as TrainSettings
 
 _HOMES = {
@@ -54,6 +55,7 @@ _HOMES = {
     "Report": "pipeline",
     "Bench": "pipeline",
     "ExportReport": "pipeline",
+    "PlanSettings": "planning",
     "ShapeSettings": "goals",
     "TrainSettings": "training",
 }
@@ -64,6 +66,7 @@ __all__ = [
     "DataSettings",
     "ExportReport",
     "Int8Settings",
+    "PlanSettings",
     "Pruned",
     "Report",
     "ShapeSettings",

@@ -48,13 +48,16 @@ def export(
     from hetcompress import pipeline
     from hetcompress.cli import console
     from hetcompress.cli.data import data_settings
+    from hetcompress.planning import PlanSettings
 
     wanted = [name for name, chosen in (("onnx", onnx), ("pt2", pt2), ("safetensors", safetensors)) if chosen]
     settings = data_settings(data, data_root) if data is not None else None
     quantised = pipeline.Int8Settings(int8_drop, int8_images) if int8 else None
+    batches = batch or [1, 16]
     result = pipeline.export(
-        wanted, run, out=out, data=settings, int8=quantised, arch=arch, plan=plan, target=target,
-        kernels=kernels,         batches=batch or [1, 16], threads=threads, seconds=seconds, strict=strict, force=force,
+        wanted, run, out=out, data=settings, int8=quantised, arch=arch,
+        plan=PlanSettings(plan, target, batches[0], threads, kernels), batches=batches, threads=threads,
+        seconds=seconds, strict=strict, force=force,
     )  # fmt: skip
     if json_out:
         console.print_json({"command": "export", "result": result.to_json()})

@@ -36,18 +36,13 @@ def report(
     from hetcompress.cli import console
     from hetcompress.files import write_text
     from hetcompress.latency import RUNTIMES
+    from hetcompress.planning import PlanSettings
 
+    batches = batch or [1, 16]
     result = pipeline.report(
-        run,
-        arch=arch,
-        plan=plan,
-        target=target,
-        kernels=kernels,
-        batches=batch or [1, 16],
-        threads=threads,
-        runtimes=() if no_latency else RUNTIMES,
-        seconds=seconds,
-    )
+        run, arch=arch, plan=PlanSettings(plan, target, batches[0], threads, kernels), batches=batches,
+        threads=threads, runtimes=() if no_latency else RUNTIMES, seconds=seconds,
+    )  # fmt: skip
     if csv is not None:
         write_text(csv, result.to_csv())
     if json_out:

@@ -12,6 +12,7 @@ from hetcompress.pipeline._finetune import DEFAULT_MAC_RATIO, finetune
 from hetcompress.pipeline._int8 import Int8Report, Int8Settings
 from hetcompress.pipeline._prune import prune
 from hetcompress.pipeline._report import LayerReport, Report, report
+from hetcompress.planning import PlanSettings
 
 __all__ = [
     "DEFAULT_MAC_RATIO",
@@ -24,6 +25,7 @@ __all__ = [
     "Int8Report",
     "Int8Settings",
     "LayerReport",
+    "PlanSettings",
     "Pruned",
     "Report",
     "bench",

@@ -17,7 +17,7 @@ from hetcompress.latency import RUNTIMES, Machine, machine
 from hetcompress.lowering import fold_batch_norms
 from hetcompress.models import load_model
 from hetcompress.pipeline._report import lowered_pair
-from hetcompress.planning import PlanSettings
+from hetcompress.planning import FEWEST_MACS
 from hetcompress.registry import suggestion
 
 __all__ = ["Bench", "BenchItem", "bench"]
@@ -192,7 +192,7 @@ class _Opener:
         folder = RunFolder.open(self.run, factory=self.arch)
         size = folder.input_spec.size
         if word == "lowered":
-            model = lowered_pair(folder, PlanSettings(plan="macs"))[2].lowered.model
+            model = lowered_pair(folder, FEWEST_MACS)[2].lowered.model
         else:
             model = fold_batch_norms(folder.dense_model(), torch.zeros(1, *size))
         return model_candidate(name, model, size, self.runtime or "onnxruntime")

@@ -17,7 +17,7 @@ from hetcompress.latency import Comparison, Machine, compare_latency, machine
 from hetcompress.pipeline._common import DataSettings, check_classes, open_run_data
 from hetcompress.pipeline._int8 import INT8, Int8Report, Int8Settings, complaints_of, quantise, timed
 from hetcompress.pipeline._report import lowered_pair
-from hetcompress.planning import PlanSettings
+from hetcompress.planning import FEWEST_MACS, PlanSettings
 from hetcompress.targets import EXPORT_TARGETS, Exported, export_model
 
 __all__ = ["ExportReport", "export"]
@@ -77,9 +77,7 @@ def export(
     data: DataSettings | None = None,
     int8: Int8Settings | None = None,
     arch: str | None = None,
-    plan: str = "macs",
-    target: str = "ort-cpu",
-    kernels: bool = False,
+    plan: PlanSettings = FEWEST_MACS,
     batches: Sequence[int] = (1, 16),
     threads: int = 1,
     seconds: float = 2.0,
@@ -95,9 +93,7 @@ def export(
         data: Where real images come from; None takes what fine-tuning used.
         int8: Also write ``model.int8.onnx`` beside the ONNX file, this way.
         arch: The user's own factory, where the run was made with one.
-        plan: How forms are chosen, one of `PLANS`; for the first of `batches`.
-        target: The runtime that a measured plan is for.
-        kernels: Whether layers may run in the project's own kernel, which the user of the file must register.
+        plan: How the form of each layer is chosen.
         batches: Batch sizes for latency.
         threads: Threads for latency.
         seconds: Time to spend on each comparison; 0 skips latency.
@@ -112,7 +108,7 @@ def export(
     folder = RunFolder.open(run, factory=arch)
     images = data or _recorded_data(folder)
     paths = _paths(targets, out or folder.path / "export", int8, images, may_replace=out is None or force)
-    dense, pruned, planned = lowered_pair(folder, PlanSettings(plan, target, batches[0], threads, kernels))
+    dense, pruned, planned = lowered_pair(folder, plan)
     lowered = planned.lowered
     example = torch.zeros(1, *folder.input_spec.size)
     source = open_run_data(folder, images) if images is not None else None

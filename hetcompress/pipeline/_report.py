@@ -21,7 +21,7 @@ from hetcompress.graphs import onnx_bytes
 from hetcompress.latency import RUNTIMES, Comparison, Machine, compare_latency, machine
 from hetcompress.lowering import fold_batch_norms
 from hetcompress.nn import HetConv2d
-from hetcompress.planning import Plan, PlanSettings
+from hetcompress.planning import FEWEST_MACS, Plan, PlanSettings
 from hetcompress.planning import plan as make_plan
 from hetcompress.surgery import named_modules_of
 
@@ -182,9 +182,7 @@ def report(
     run: Path = Path("hetrun"),
     *,
     arch: str | None = None,
-    plan: str = "macs",
-    target: str = "ort-cpu",
-    kernels: bool = False,
+    plan: PlanSettings = FEWEST_MACS,
     batches: Sequence[int] = (1, 16),
     threads: int = 1,
     runtimes: Sequence[str] = RUNTIMES,
@@ -195,9 +193,7 @@ def report(
     Args:
         run: The run folder, pruned.
         arch: The user's own factory, where the run was made with one.
-        plan: How forms are chosen, one of `PLANS`; for the first of `batches`.
-        target: The runtime that a measured plan is for.
-        kernels: Whether layers may run in the project's own kernel, which the user of the file must register.
+        plan: How the form of each layer is chosen.
         batches: Batch sizes for latency.
         threads: Threads for latency.
         runtimes: Runtimes for latency; none skips it.
@@ -210,8 +206,7 @@ def report(
     folder = RunFolder.open(run, factory=arch)
     size = folder.input_spec.size
     example = torch.zeros(1, *size)
-    settings = PlanSettings(plan, target, batches[0], threads, kernels)
-    dense, pruned, planned = lowered_pair(folder, settings)
+    dense, pruned, planned = lowered_pair(folder, plan)
     lowered = planned.lowered
     macs = layer_macs(pruned, example)
     executed = count_executed(lowered.model, example)

@@ -19,7 +19,7 @@ from hetcompress.lowering import ORDER, Chooser, Lowered, fold_batch_norms, lowe
 from hetcompress.planning.measured import Measured
 from hetcompress.planning.runtimes import PLAN_TARGETS
 
-__all__ = ["PLANS", "Plan", "PlanSettings", "plan"]
+__all__ = ["FEWEST_MACS", "PLANS", "Plan", "PlanSettings", "plan"]
 
 PLANS = {
     "measured": "the form that is fastest on this machine; dense where none is faster",
@@ -64,6 +64,9 @@ class PlanSettings:
         if self.plan == "macs":
             return None
         return Measured(PLAN_TARGETS[self.target](), batch=self.batch, threads=self.threads)
+
+
+FEWEST_MACS = PlanSettings(plan="macs")
 
 
 @dataclasses.dataclass(frozen=True)

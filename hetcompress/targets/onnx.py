@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hetcompress import kernels
 from hetcompress.graphs import ONNX_OPSET, onnx_bytes, ort_session
 from hetcompress.targets.base import EXPORT_TARGETS, ExportTarget, Runner
 
@@ -24,8 +25,12 @@ class OnnxTarget(ExportTarget):
 
     def write(self, model: nn.Module, example: Float[Tensor, "n c h w"], path: Path) -> dict[str, Any]:
         """See `ExportTarget.write`."""
-        path.write_bytes(onnx_bytes(model, example))
-        return {"opset": ONNX_OPSET, "input": "input", "output": "logits", "batch": "any"}
+        data = onnx_bytes(model, example)
+        path.write_bytes(data)
+        details = {"opset": ONNX_OPSET, "input": "input", "output": "logits", "batch": "any"}
+        if kernels.OPERATOR.encode() in data:
+            details["register_custom_ops_library"] = str(kernels.library_path())
+        return details
 
     def open(self, path: Path, _structure: nn.Module | None = None, /) -> Runner:
         """See `ExportTarget.open`."""
