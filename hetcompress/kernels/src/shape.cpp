@@ -21,13 +21,21 @@ Axis::Axis(int64_t taps, int64_t stride, int64_t dilation) : reach(0) {
   }
 }
 
+std::vector<int32_t> Axis::slots(int64_t stride) const {
+  std::vector<int32_t> result(static_cast<size_t>(stride), -1);
+  for (size_t i = 0; i < phases.size(); ++i) result[static_cast<size_t>(phases[i])] = static_cast<int32_t>(i);
+  return result;
+}
+
 Strips::Strips(const hetc_conv2d& call)
     : row_axis(call.kernel[0], call.stride[0], call.dilation[0]),
       column_axis(call.kernel[1], call.stride[1], call.dilation[1]),
       channel_blocks(ceil_div(call.in_channels, call.vector)) {
   const int64_t v = call.vector;
   const int64_t phases = static_cast<int64_t>(row_axis.phases.size() * column_axis.phases.size());
-  columns = call.out_width + column_axis.reach;
+  // columns of the image that no tap reads are copied all the same, to one more column
+  const bool unread = static_cast<int64_t>(column_axis.phases.size()) < call.stride[1];
+  columns = call.out_width + column_axis.reach + unread;
   const int64_t row_bytes = columns * channel_blocks * phases * v * 4;
   const int64_t image_bytes = row_bytes * (call.out_height + row_axis.reach);
   const bool padded = call.padding[0] || call.padding[1] || call.padding[2] || call.padding[3];
