@@ -14,7 +14,7 @@ constexpr int kMaxPixels = 28;  // of a tile: one vector register each, and some
 struct Tile {
   const char* input;            // of the first pixel, at tap 0 of channel 0
   ptrdiff_t in_row[kMaxRows];   // bytes from each row to the next one
-  const int32_t* offsets;       // bytes from `input` to where each vector's tap reads
+  const int32_t* offsets;       // bytes from `input` to where each vector's tap reads, and one more number
   const float* values;          // [count][V]
   int64_t count;                // kept vectors
   const float* bias;            // [V]

@@ -83,15 +83,14 @@ struct TileSize {
 TileSize best_tile(const Path& path, int vector, int64_t rows, int64_t columns) {
   TileSize best = {1, 1};
   double least = std::numeric_limits<double>::infinity();
-  for (int r = 1; r <= kMaxRows && r <= rows; ++r) {
-    for (int c = 1; r * c <= path.pixels(vector) && c <= columns; ++c) {
-      const Cut down(rows, r), across(columns, c);
-      const double tiles = static_cast<double>(down.parts) * static_cast<double>(across.parts);
-      const double pixels = static_cast<double>(rows) * static_cast<double>(columns) / tiles;
-      // two loads and the loop besides one operation for each pixel; a short chain of additions has to wait
-      const double cost = tiles * (std::max(pixels, 8.0) + 3 + 0.5 * r);
-      if (cost < least) least = cost, best = {r, c};
-    }
+  for (int r = 1; r <= kMaxRows && r <= rows && r <= path.pixels(vector); ++r) {
+    // as few tiles across as can be, and those of one width
+    const int64_t across = ceil_div(columns, path.pixels(vector) / r), c = ceil_div(columns, across);
+    const double tiles = static_cast<double>(ceil_div(rows, r)) * static_cast<double>(across);
+    const double pixels = static_cast<double>(rows) * static_cast<double>(columns) / tiles;
+    // two loads and the loop besides one operation for each pixel; a short chain of additions has to wait
+    const double cost = tiles * (std::max(pixels, 8.0) + 3 + 0.5 * r);
+    if (cost < least) least = cost, best = {r, static_cast<int>(c)};
   }
   return best;
 }

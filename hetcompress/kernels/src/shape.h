@@ -50,7 +50,7 @@ struct Strips {
   int64_t count;        // strips
   int64_t rows, columns;                  // of a scratch plane
   int64_t plane, channel_block, image;    // elements of a plane, of a channel block's planes, of an image's
-  std::vector<int32_t> offsets(const hetc_conv2d& call) const;  // of each kept vector, bytes
+  std::vector<int32_t> offsets(const hetc_conv2d& call) const;  // of each kept vector, bytes, and a 0
 };
 
 }  // namespace hetc
