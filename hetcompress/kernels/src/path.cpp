@@ -35,8 +35,8 @@ struct Floats {
   typedef float type __attribute__((vector_size(V * 4), aligned(4), may_alias));
 };
 
-#include "reorder.inc"
 #include "tile.inc"
+#include "reorder.inc"
 
 template <int V>
 TileFunction tile_of(int rows, int columns) {
@@ -54,22 +54,31 @@ TileFunction tile(int vector, int rows, int columns) {
 }
 
 template <int V>
-PlaneFunction plane_of(bool blocked) {
+FillFunction fill_of(bool blocked) {
   return blocked ? fill_blocked<V> : fill_planar<V>;
 }
 
-PlaneFunction plane(int vector, bool blocked) {
+FillFunction fill(int vector, bool blocked) {
   switch (vector) {
-    case 4: return plane_of<4>(blocked);
-    case 8: return plane_of<8>(blocked);
-    case 16: return plane_of<16>(blocked);
+    case 4: return fill_of<4>(blocked);
+    case 8: return fill_of<8>(blocked);
+    case 16: return fill_of<16>(blocked);
+    default: return nullptr;
+  }
+}
+
+StoreFunction store(int vector) {
+  switch (vector) {
+    case 4: return store_planar<4>;
+    case 8: return store_planar<8>;
+    case 16: return store_planar<16>;
     default: return nullptr;
   }
 }
 
 int pixels(int vector) { return vector == 4 || vector == 8 || vector == 16 ? pixels_of(vector) : 0; }
 
-constexpr Path kPath = {HETC_NAME(HETC_PATH), kRegisterFloats, pixels, tile, plane};
+constexpr Path kPath = {HETC_NAME(HETC_PATH), kRegisterFloats, pixels, tile, fill, store};
 
 }  // namespace
 

@@ -1,4 +1,4 @@
-// What each instruction set implements: one tile of the convolution, and the copy of image rows into the scratch.
+// What each instruction set implements: one tile of the convolution, and the copies into and out of its layout.
 #ifndef HETCOMPRESS_PATH_H
 #define HETCOMPRESS_PATH_H
 
@@ -12,42 +12,62 @@ constexpr int kMaxPixels = 28;  // of a tile: one vector register each, and some
 
 // Output pixels of one block of filters: `rows` rows of neighbouring pixels, which may lie in different images.
 struct Tile {
-  const char* input;              // of the first pixel, at tap 0 of channel 0
-  ptrdiff_t in_row[kMaxRows];     // bytes from each row to the next one
-  const int32_t* offsets;         // bytes from `input` to where each vector's tap reads
-  const float* values;            // [count][V]
-  int64_t count;                  // kept vectors
-  const float* bias;              // [V]
-  float* output;                  // of the whole tensor
-  const float* residual;          // likewise, or null
-  ptrdiff_t out_row[kMaxRows];    // elements from `output` to the first pixel of each row
-  ptrdiff_t plane;                // planar output: elements from a filter to the next
-  int filters;                    // planar output: how many of the V filters exist
+  const char* input;            // of the first pixel, at tap 0 of channel 0
+  ptrdiff_t in_row[kMaxRows];   // bytes from each row to the next one
+  const int32_t* offsets;       // bytes from `input` to where each vector's tap reads, and one more number
+  const float* values;          // [count][V]
+  int64_t count;                // kept vectors
+  const float* bias;            // [V]
+  float* output;                // blocked: V filters of a pixel beside each other
+  const float* residual;        // laid out like the output, or null
+  ptrdiff_t out_row[kMaxRows];  // elements from `output` to the first pixel of each row
   float low, high;
-  bool clamp, blocked;            // blocked: the output's layout
+  bool clamp;
 };
 
-// One plane (a channel block, a phase of the stride) of the scratch and where its pixels come from.
-struct Plane {
-  float* scratch;                 // [rows][columns][V]
-  ptrdiff_t rows, columns;
-  const float* image;             // the pixel at row 0, column 0 of the channel block's first channel
-  ptrdiff_t height, width;        // of the image
-  ptrdiff_t first_row, first_column;  // of the image, at scratch row and column 0; negative in the padding
-  ptrdiff_t row_step, column_step;    // of the image: the stride
-  ptrdiff_t channel;              // planar input: elements from a channel to the next
-  int channels;                   // planar input: how many of the V channels exist
+// A channel block of an image, on its way into the scratch.  Row y of the image is place p = y - first_place of the
+// padded one; of the places, every `row_step`-th has the same phase.
+struct Fill {
+  float* scratch;              // [row slots][column slots][rows][columns][V]
+  ptrdiff_t rows, columns;     // of a plane, which is what a pair of slots has
+  ptrdiff_t plane;             // elements from a plane to the next
+  ptrdiff_t row_step;          // the stride
+  ptrdiff_t first_place;       // negative in the padding
+  const int32_t* row_slots;    // of each phase, -1 for one that no tap reads
+  ptrdiff_t column_slots;
+  const int32_t* column_at;    // elements of the scratch from a row's begin to where each column of the image belongs
+  ptrdiff_t width_read;        // columns of the image that any tap reads, from the left
+  bool zero_all;               // else the scratch has one plane, whose columns from column_at[0] on are the image's
+  const float* image;          // of the block's first channel
+  const float* end;            // of the input
+  ptrdiff_t height, width;
+  ptrdiff_t channel;           // planar input: elements from a channel to the next
+  int channels;                // planar input: how many of the V channels exist
+};
+
+// Pixels of one block of filters, on their way into a planar output.
+struct Store {
+  const float* pixels;         // [count][V]
+  int64_t count;               // pixels that are neighbours in the output too
+  float* output;               // of the block's first filter
+  const float* residual;       // likewise, or null
+  ptrdiff_t plane;             // elements from a filter to the next
+  int filters;                 // how many of the V filters exist
+  float low, high;
+  bool clamp;
 };
 
 using TileFunction = void (*)(const Tile&);
-using PlaneFunction = void (*)(const Plane&);
+using FillFunction = void (*)(const Fill&);
+using StoreFunction = void (*)(const Store&);
 
 struct Path {
   const char* name;
   int best_vector;                                                // V that fills a register
   int (*pixels)(int vector);                                      // largest tile, 0 for an unknown V
   TileFunction (*tile)(int vector, int rows, int columns);        // null for a tile that is too large
-  PlaneFunction (*plane)(int vector, bool blocked);
+  FillFunction (*fill)(int vector, bool blocked);
+  StoreFunction (*store)(int vector);
 };
 
 const Path& avx512_path();

@@ -17,6 +17,8 @@ namespace {
 
 // Weights that stay in the second-level cache while every tile walks all blocks.
 constexpr int64_t kCachedWeights = 512 << 10;
+// Results of a band of tiles on their way into a planar output.
+constexpr int64_t kBandFloats = 24 << 10;
 constexpr int64_t kAlignment = 64;
 
 struct Free {
@@ -66,12 +68,11 @@ thread_local Buffer Scratch::kept_;
 thread_local int64_t Scratch::held_ = 0;
 thread_local bool Scratch::taken_ = false;
 
-// Cuts `total` into the fewest parts of at most `most`, which differ by one at most.
+// Cuts `total` into the fewest parts of at most `most`, which differ by one at most, the longer ones first.
 struct Cut {
-  Cut(int64_t total, int64_t most) : total(total), parts(ceil_div(total, most)) {}
-  int64_t begin(int64_t part) const { return part * total / parts; }
-  int64_t length(int64_t part) const { return begin(part + 1) - begin(part); }
-  int64_t total, parts;
+  Cut(int64_t total, int64_t most) : parts(ceil_div(total, most)), shorter(total / parts), longer(total % parts) {}
+  int64_t length(int64_t part) const { return shorter + (part < longer); }
+  int64_t parts, shorter, longer;
 };
 
 struct TileSize {
@@ -82,15 +83,14 @@ struct TileSize {
 TileSize best_tile(const Path& path, int vector, int64_t rows, int64_t columns) {
   TileSize best = {1, 1};
   double least = std::numeric_limits<double>::infinity();
-  for (int r = 1; r <= kMaxRows && r <= rows; ++r) {
-    for (int c = 1; r * c <= path.pixels(vector) && c <= columns; ++c) {
-      const Cut down(rows, r), across(columns, c);
-      const double tiles = static_cast<double>(down.parts) * static_cast<double>(across.parts);
-      const double pixels = static_cast<double>(rows) * static_cast<double>(columns) / tiles;
-      // two loads and the loop besides one operation for each pixel; a short chain of additions has to wait
-      const double cost = tiles * (std::max(pixels, 8.0) + 3 + 0.5 * r);
-      if (cost < least) least = cost, best = {r, c};
-    }
+  for (int r = 1; r <= kMaxRows && r <= rows && r <= path.pixels(vector); ++r) {
+    // as few tiles across as can be, and those of one width
+    const int64_t across = ceil_div(columns, path.pixels(vector) / r), c = ceil_div(columns, across);
+    const double tiles = static_cast<double>(ceil_div(rows, r)) * static_cast<double>(across);
+    const double pixels = static_cast<double>(rows) * static_cast<double>(columns) / tiles;
+    // two loads and the loop besides one operation for each pixel; a short chain of additions has to wait
+    const double cost = tiles * (std::max(pixels, 8.0) + 3 + 0.5 * r);
+    if (cost < least) least = cost, best = {r, static_cast<int>(c)};
   }
   return best;
 }
@@ -103,17 +103,21 @@ class Run {
     per_group_ = call.out_channels / call.groups;
     group_blocks_ = call.blocks / call.groups;
     clamp_ = call.low > -std::numeric_limits<float>::infinity() || call.high < std::numeric_limits<float>::infinity();
-    fill_ = path.plane(vector_, call.blocked_in != 0);
+    fill_ = path.fill(vector_, call.blocked_in != 0);
+    store_ = path.store(vector_);
+    in_image_ = call.input_size / call.batch;
+    out_image_ = call.output_size / call.batch;
     lay_out_bias();
+    place_columns();
     share_out();
+    size_tiles();
   }
 
   void run() {
     const auto slots = static_cast<size_t>(std::min(call_.threads, tasks_));
-    if (slots == 0) return;
     strip_floats_ = strips_.direct ? 0 : strips_.image * strips_.images;
-    strip_floats_ = ceil_div(strip_floats_, 16) * 16;
-    const Scratch scratch(strip_floats_ * static_cast<int64_t>(slots));
+    slot_floats_ = strip_floats_ + band_floats_;
+    const Scratch scratch(slot_floats_ * static_cast<int64_t>(slots));
     scratch_ = scratch.get();
     if (call_.parallel) {
       call_.parallel(call_.context, body, this, slots);
@@ -125,7 +129,7 @@ class Run {
  private:
   // Some output rows of some images: `rows` counts those of all of them.
   struct Strip {
-    int64_t image, first_row, image_rows, rows;
+    int64_t image, images, first_row, image_rows, rows;
   };
 
   void lay_out_bias() {
@@ -135,6 +139,20 @@ class Run {
         bias_.get()[block * vector_ + lane] = exists ? call_.bias[first_filter(block) + lane] : 0.0f;
       }
     }
+  }
+
+  // Where each column of the image belongs in a row of the scratch, and which rows' phases are there.
+  void place_columns() {
+    const int64_t step = call_.stride[1];
+    const std::vector<int32_t> column_slots = strips_.column_axis.slots(step);
+    width_read_ = std::min(call_.in_width, std::max<int64_t>(strips_.columns * step - call_.padding[1], 0));
+    for (int64_t column = 0; column < width_read_; ++column) {
+      const int64_t place = column + call_.padding[1];
+      const int32_t slot = column_slots[static_cast<size_t>(place % step)];
+      const int64_t at = slot < 0 ? strips_.columns - 1 : slot * (strips_.plane / vector_) + place / step;
+      column_at_.push_back(static_cast<int32_t>(at * vector_));
+    }
+    row_slots_ = strips_.row_axis.slots(call_.stride[0]);
   }
 
   // Strips alone if there is one for each thread; else also ranges of blocks, with the like number of vectors.
@@ -157,7 +175,7 @@ class Run {
   static void body(void* self, size_t slot) { static_cast<Run*>(self)->work(static_cast<int64_t>(slot)); }
 
   void work(int64_t slot) {
-    float* const scratch = scratch_ + slot * strip_floats_;
+    float* const scratch = scratch_ + slot * slot_floats_;
     int64_t filled = -1;
     for (int64_t task = next_++; task < tasks_; task = next_++) {
       const int64_t index = task / ranges_, range = task % ranges_;
@@ -167,7 +185,8 @@ class Run {
       const float* const input =
           strips_.direct ? call_.input + strip.image * strips_.image + strip.first_row * strips_.columns * vector_
                          : scratch;
-      convolve(strip, input, bounds_[static_cast<size_t>(range)], bounds_[static_cast<size_t>(range) + 1]);
+      const auto bound = bounds_.begin() + range;
+      convolve(strip, input, scratch + strip_floats_, bound[0], bound[1]);
     }
   }
 
@@ -176,92 +195,144 @@ class Run {
     const int64_t first_row = index % strips_.per_image * strips_.out_rows;
     const int64_t images = std::min(strips_.images, call_.batch - image);
     const int64_t image_rows = std::min(strips_.out_rows, call_.out_height - first_row);
-    return {image, first_row, image_rows, image_rows * images};
+    return {image, images, first_row, image_rows, image_rows * images};
   }
 
   void fill(const Strip& strip, float* scratch) const {
     const int64_t pixels = call_.in_height * call_.in_width;
-    const int64_t image_size = call_.input_size / call_.batch;
-    Plane plane;
-    plane.rows = strip.image_rows + strips_.row_axis.reach;
-    plane.columns = strips_.columns;
-    plane.height = call_.in_height;
-    plane.width = call_.in_width;
-    plane.row_step = call_.stride[0];
-    plane.column_step = call_.stride[1];
-    plane.channel = pixels;
-    for (int64_t image = 0; image < strip.rows / strip.image_rows; ++image) {
+    Fill fill;
+    fill.rows = strip.image_rows + strips_.row_axis.reach;
+    fill.columns = strips_.columns;
+    fill.plane = strips_.plane;
+    fill.row_step = call_.stride[0];
+    fill.first_place = strip.first_row * call_.stride[0] - call_.padding[0];
+    fill.row_slots = row_slots_.data();
+    fill.column_slots = static_cast<ptrdiff_t>(strips_.column_axis.phases.size());
+    fill.column_at = column_at_.data();
+    fill.width_read = width_read_;
+    fill.zero_all = call_.stride[0] > 1 || call_.stride[1] > 1 || width_read_ == 0;
+    fill.end = call_.input + call_.input_size;
+    fill.height = call_.in_height;
+    fill.width = call_.in_width;
+    fill.channel = pixels;
+    for (int64_t image = 0; image < strip.images; ++image) {
       for (int64_t block = 0; block < strips_.channel_blocks; ++block) {
-        plane.image = call_.input + (strip.image + image) * image_size + block * vector_ * pixels;
-        plane.channels = static_cast<int>(std::min<int64_t>(vector_, call_.in_channels - block * vector_));
-        plane.scratch = scratch + image * strips_.image + block * strips_.channel_block;
-        for (int64_t row_phase : strips_.row_axis.phases) {
-          plane.first_row = strip.first_row * call_.stride[0] + row_phase - call_.padding[0];
-          for (int64_t column_phase : strips_.column_axis.phases) {
-            plane.first_column = column_phase - call_.padding[1];
-            fill_(plane);
-            plane.scratch += strips_.plane;
-          }
-        }
+        fill.image = call_.input + (strip.image + image) * in_image_ + block * vector_ * pixels;
+        fill.channels = static_cast<int>(std::min<int64_t>(vector_, call_.in_channels - block * vector_));
+        fill.scratch = scratch + image * strips_.image + block * strips_.channel_block;
+        fill_(fill);
       }
     }
   }
 
-  void convolve(const Strip& strip, const float* input, int64_t first_block, int64_t last_block) const {
-    const TileSize size = best_tile(path_, vector_, strip.rows, call_.out_width);
-    const Cut down(strip.rows, size.rows), across(call_.out_width, size.columns);
-    const int64_t weights = (call_.starts[last_block] - call_.starts[first_block]) * int64_t(vector_) * 4;
+  // The largest tiles that waste little, and how many blocks a band of them runs before its results are stored.
+  void size_tiles() {
+    const int64_t rows = strips_.out_rows * strips_.images;
+    size_ = best_tile(path_, vector_, rows, call_.out_width);
+    int64_t weights = 0;  // of the heaviest task
+    int64_t most_blocks = 1;
+    for (size_t range = 0; range + 1 < bounds_.size(); ++range) {
+      weights = std::max<int64_t>(weights, call_.starts[bounds_[range + 1]] - call_.starts[bounds_[range]]);
+      most_blocks = std::max(most_blocks, bounds_[range + 1] - bounds_[range]);
+    }
     // few weights: they stay cached, and a tile's input is read by one block after the other while it is; many: a
     // block's weights are used for the whole strip before the next block's come
-    const int64_t step = weights <= kCachedWeights ? last_block - first_block : 1;
-    for (int64_t block = first_block; block < last_block; block += step) {
-      for (int64_t band = 0; band < down.parts; ++band) {
-        for (int64_t part = 0; part < across.parts; ++part) {
-          run_tile(strip, input, {down.begin(band), down.length(band), across.begin(part), across.length(part)},
-                   block, std::min(block + step, last_block));
+    step_ = weights * vector_ * 4 <= kCachedWeights ? most_blocks : 1;
+    if (call_.blocked_out) return;
+    band_ = size_.rows * call_.out_width * vector_;
+    step_ = std::clamp<int64_t>(kBandFloats / band_, 1, step_);
+    band_floats_ = band_ * step_;
+  }
+
+  void convolve(const Strip& strip, const float* input, float* band, int64_t first_block, int64_t last_block) const {
+    const Cut down(strip.rows, size_.rows), across(call_.out_width, size_.columns);
+    for (int64_t block = first_block; block < last_block; block += step_) {
+      const int64_t last = std::min(block + step_, last_block);
+      Row row = {0, 0};
+      for (int64_t part = 0; part < down.parts; ++part) {
+        Band here = {row, static_cast<int>(down.length(part)), {}, {}, {}};
+        place_rows(strip, here);
+        for (int64_t column = 0, i = 0; i < across.parts; column += across.length(i), ++i) {
+          run_tiles(here, input, band, column, static_cast<int>(across.length(i)), block, last);
         }
+        if (!call_.blocked_out) store(strip, here, band, block, last);
+        for (int i = 0; i < here.rows; ++i) row.next(strip);
       }
     }
   }
 
-  struct Place {
-    int64_t row, rows, column, columns;
+  // An output row of a strip.
+  struct Row {
+    int64_t image, row;
+    void next(const Strip& strip) {
+      if (++row == strip.image_rows) row = 0, ++image;
+    }
   };
 
-  void run_tile(const Strip& strip, const float* input, const Place& place, int64_t block, int64_t last) const {
-    Tile tile;
+  // Output rows that tiles share: `in` elements of the input, `out` of a block's output, at column 0.
+  struct Band {
+    Row first;
+    int rows;
+    int64_t in[kMaxRows], out[kMaxRows], image[kMaxRows];
+  };
+
+  void place_rows(const Strip& strip, Band& band) const {
     const int64_t pixel = call_.blocked_out ? vector_ : 1;
-    int64_t previous = 0;
-    for (int64_t i = 0; i < place.rows; ++i) {
-      const int64_t image = (place.row + i) / strip.image_rows, row = (place.row + i) % strip.image_rows;
-      const int64_t from = image * strips_.image + (row * strips_.columns + place.column) * vector_;
-      if (i == 0) {
-        tile.input = reinterpret_cast<const char*>(input + from);
-      } else {
-        tile.in_row[i - 1] = (from - previous) * 4;
-      }
-      previous = from;
-      const int64_t at = (strip.first_row + row) * call_.out_width + place.column;
-      tile.out_row[i] = (strip.image + image) * (call_.output_size / call_.batch) + at * pixel;
+    Row row = band.first;
+    for (int i = 0; i < band.rows; ++i, row.next(strip)) {
+      band.in[i] = row.image * strips_.image + row.row * strips_.columns * vector_;
+      band.image[i] = strip.image + row.image;
+      band.out[i] = band.image[i] * out_image_ + (strip.first_row + row.row) * call_.out_width * pixel;
     }
-    tile.residual = call_.residual;
-    tile.plane = call_.out_height * call_.out_width;
+  }
+
+  void run_tiles(const Band& band, const float* input, float* results, int64_t column, int columns, int64_t block,
+                 int64_t last) const {
+    Tile tile;
+    tile.input = reinterpret_cast<const char*>(input + band.in[0] + column * vector_);
+    for (int i = 0; i < band.rows; ++i) {
+      tile.in_row[i] = i + 1 < band.rows ? (band.in[i + 1] - band.in[i]) * 4 : 0;
+      tile.out_row[i] = (call_.blocked_out ? band.out[i] : i * call_.out_width * vector_) + column * vector_;
+    }
+    // a planar residual is added, and then clamped, when the band is stored
+    const bool with_residual = call_.residual && call_.blocked_out;
+    tile.residual = nullptr;
     tile.low = call_.low;
     tile.high = call_.high;
-    tile.clamp = clamp_;
-    tile.blocked = call_.blocked_out != 0;
-    const TileFunction function = path_.tile(vector_, static_cast<int>(place.rows), static_cast<int>(place.columns));
-    for (; block < last; ++block) {
+    tile.clamp = clamp_ && (!call_.residual || with_residual);
+    const int64_t plane = call_.out_height * call_.out_width * vector_;
+    const TileFunction function = path_.tile(vector_, band.rows, columns);
+    for (int64_t first = block; block < last; ++block) {
       const int64_t start = call_.starts[block];
       tile.offsets = offsets_ + start;
       tile.values = call_.values + start * vector_;
       tile.count = call_.starts[block + 1] - start;
       tile.bias = bias_.get() + block * vector_;
-      tile.filters = filters(block);
-      const int64_t at = (call_.blocked_out ? block * vector_ : first_filter(block)) * tile.plane;
-      tile.output = call_.output + at;
-      if (call_.residual) tile.residual = call_.residual + at;
+      tile.output = call_.blocked_out ? call_.output + block * plane : results + (block - first) * band_;
+      if (with_residual) tile.residual = call_.residual + block * plane;
       function(tile);
+    }
+  }
+
+  void store(const Strip& strip, const Band& band, const float* results, int64_t block, int64_t last) const {
+    Store store;
+    store.plane = call_.out_height * call_.out_width;
+    store.low = call_.low;
+    store.high = call_.high;
+    store.clamp = clamp_;
+    (void)strip;
+    for (int64_t first = block; block < last; ++block) {
+      const int64_t at = first_filter(block) * store.plane;
+      store.filters = filters(block);
+      // rows of one image are neighbours in the output
+      for (int begin = 0, end; begin < band.rows; begin = end) {
+        for (end = begin + 1; end < band.rows && band.image[end] == band.image[begin];) ++end;
+        store.count = (end - begin) * call_.out_width;
+        store.pixels = results + (block - first) * band_ + begin * call_.out_width * vector_;
+        store.output = call_.output + at + band.out[begin];
+        store.residual = call_.residual ? call_.residual + at + band.out[begin] : nullptr;
+        store_(store);
+      }
     }
   }
 
@@ -279,9 +350,14 @@ class Run {
   const Buffer bias_;  // [blocks][V]
   int vector_;
   int64_t per_group_, group_blocks_;
+  int64_t in_image_, out_image_, width_read_ = 0;
   bool clamp_;
-  PlaneFunction fill_;
-  int64_t ranges_, tasks_, strip_floats_ = 0;
+  FillFunction fill_;
+  StoreFunction store_;
+  std::vector<int32_t> column_at_, row_slots_;
+  TileSize size_ = {1, 1};
+  int64_t step_ = 1, band_ = 0;  // blocks that share a band; elements of a block's band
+  int64_t ranges_, tasks_, strip_floats_ = 0, band_floats_ = 0, slot_floats_ = 0;
   std::vector<int64_t> bounds_;
   float* scratch_ = nullptr;
   std::atomic<int64_t> next_{0};

@@ -8,6 +8,9 @@ namespace {
 // Half of a common second-level cache, so that weights and output have room too.
 constexpr int64_t kStripBytes = 384 << 10;
 
+// The usual height of a tile: the heights of strips are multiples of it.
+constexpr int64_t kTileRows = 4;
+
 }  // namespace
 
 Axis::Axis(int64_t taps, int64_t stride, int64_t dilation) : reach(0) {
@@ -21,13 +24,21 @@ Axis::Axis(int64_t taps, int64_t stride, int64_t dilation) : reach(0) {
   }
 }
 
+std::vector<int32_t> Axis::slots(int64_t stride) const {
+  std::vector<int32_t> result(static_cast<size_t>(stride), -1);
+  for (size_t i = 0; i < phases.size(); ++i) result[static_cast<size_t>(phases[i])] = static_cast<int32_t>(i);
+  return result;
+}
+
 Strips::Strips(const hetc_conv2d& call)
     : row_axis(call.kernel[0], call.stride[0], call.dilation[0]),
       column_axis(call.kernel[1], call.stride[1], call.dilation[1]),
       channel_blocks(ceil_div(call.in_channels, call.vector)) {
   const int64_t v = call.vector;
   const int64_t phases = static_cast<int64_t>(row_axis.phases.size() * column_axis.phases.size());
-  columns = call.out_width + column_axis.reach;
+  // columns of the image that no tap reads are copied all the same, to one more column
+  const bool unread = static_cast<int64_t>(column_axis.phases.size()) < call.stride[1];
+  columns = call.out_width + column_axis.reach + unread;
   const int64_t row_bytes = columns * channel_blocks * phases * v * 4;
   const int64_t image_bytes = row_bytes * (call.out_height + row_axis.reach);
   const bool padded = call.padding[0] || call.padding[1] || call.padding[2] || call.padding[3];
@@ -36,6 +47,7 @@ Strips::Strips(const hetc_conv2d& call)
   const int64_t budget_rows = std::max<int64_t>(kStripBytes / row_bytes - row_axis.reach, 4);
   per_image = ceil_div(call.out_height, std::min(call.out_height, budget_rows));
   out_rows = ceil_div(call.out_height, per_image);
+  if (per_image > 1) out_rows = std::min(ceil_div(out_rows, kTileRows) * kTileRows, call.out_height);
   per_image = ceil_div(call.out_height, out_rows);
   rows = direct ? call.in_height : out_rows + row_axis.reach;
   plane = rows * columns * v;
@@ -52,7 +64,7 @@ Strips::Strips(const hetc_conv2d& call)
 std::vector<int32_t> Strips::offsets(const hetc_conv2d& call) const {
   // one table of all taps, then a look-up for each vector: no division for each
   const int64_t taps = call.kernel[0] * call.kernel[1], v = call.vector;
-  std::vector<int32_t> of_tap(taps), of_channel(call.in_channels), of_place, result(call.vectors);
+  std::vector<int32_t> of_tap(taps), of_channel(call.in_channels), of_place, result(call.vectors + 1);  // the kernel reads one ahead
   for (int64_t tap = 0; tap < taps; ++tap) {
     const int64_t row = tap / call.kernel[1], column = tap % call.kernel[1];
     const int64_t phase = row_axis.slot[row] * static_cast<int64_t>(column_axis.phases.size()) + column_axis.slot[column];

@@ -29,6 +29,8 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 struct Axis {
   Axis(int64_t taps, int64_t stride, int64_t dilation);
 
+  std::vector<int32_t> slots(int64_t stride) const;  // of each phase: index into `phases`, or -1
+
   std::vector<int64_t> phases;  // those that some tap has
   std::vector<int64_t> slot;    // of each tap: index into `phases`
   std::vector<int64_t> shift;   // of each tap
@@ -48,7 +50,7 @@ struct Strips {
   int64_t count;        // strips
   int64_t rows, columns;                  // of a scratch plane
   int64_t plane, channel_block, image;    // elements of a plane, of a channel block's planes, of an image's
-  std::vector<int32_t> offsets(const hetc_conv2d& call) const;  // of each kept vector, bytes
+  std::vector<int32_t> offsets(const hetc_conv2d& call) const;  // of each kept vector, bytes, and a 0
 };
 
 }  // namespace hetc
