@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from hetcompress.cli.options import Arch, Batch, Data, DataRoot, Json, Kernels, Plan, Run, Target, Threads
+from hetcompress.cli.options import (
+    Arch,
+    Batch,
+    Data,
+    DataRoot,
+    Json,
+    Kernels,
+    Plan,
+    Run,
+    Target,
+    Threads,
+    plan_settings,
+)
 
 if TYPE_CHECKING:
     from hetcompress.pipeline import ExportReport, Int8Report
@@ -27,7 +39,7 @@ def export(
     ] = 0.3,
     int8_images: Annotated[int, typer.Option("--int8-images", help="Training images for calibration.")] = 512,
     run: Run = Path("hetrun"),
-    plan: Plan = "macs",
+    plan: Plan = None,
     target: Target = "ort-cpu",
     kernels: Kernels = False,
     out: Annotated[
@@ -48,7 +60,6 @@ def export(
     from hetcompress import pipeline
     from hetcompress.cli import console
     from hetcompress.cli.data import data_settings
-    from hetcompress.planning import PlanSettings
 
     wanted = [name for name, chosen in (("onnx", onnx), ("pt2", pt2), ("safetensors", safetensors)) if chosen]
     settings = data_settings(data, data_root) if data is not None else None
@@ -56,7 +67,7 @@ def export(
     batches = batch or [1, 16]
     result = pipeline.export(
         wanted, run, out=out, data=settings, int8=quantised, arch=arch,
-        plan=PlanSettings(plan, target, batches[0], threads, kernels), batches=batches, threads=threads,
+        plan=plan_settings(plan, target, batches[0], threads, kernels=kernels), batches=batches, threads=threads,
         seconds=seconds, strict=strict, force=force,
     )  # fmt: skip
     if json_out:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from hetcompress.errors import UsageError
+
+if TYPE_CHECKING:
+    from hetcompress.planning import PlanSettings
 
 __all__ = [
     "Arch",
@@ -25,6 +28,7 @@ __all__ = [
     "Threads",
     "group_size",
     "key_values",
+    "plan_settings",
 ]
 
 # typer reads Optional[...] on every supported Python
@@ -50,12 +54,12 @@ DataRoot = Annotated[
     ),
 ]
 Plan = Annotated[
-    str,
+    Optional[str],  # noqa: UP045
     typer.Option(
         "--plan",
         metavar="HOW",
         help="How the form of each layer is chosen: measured (the fastest on this machine at the first --batch; dense "
-        "where none is faster) or macs (the fewest MACs, however long they take).",
+        "where none is faster) or macs (the fewest MACs, however long they take) [measured with --kernels, else macs].",
     ),
 ]
 Target = Annotated[
@@ -107,3 +111,14 @@ def key_values(option: str, texts: list[str]) -> dict[str, Any]:
         except ValueError:
             values[name] = value
     return values
+
+
+def plan_settings(plan: str | None, target: str, batch: int, threads: int, *, kernels: bool) -> PlanSettings:
+    """Return how forms are chosen: by time where our kernel may be used, since it is there for time.
+
+    Raises:
+        UsageError: There is no such plan, or no kernel.
+    """
+    from hetcompress.planning import PlanSettings
+
+    return PlanSettings(plan or ("measured" if kernels else "macs"), target, batch, threads, kernels)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from hetcompress.cli.options import Arch, Batch, Json, Kernels, Plan, Run, Target, Threads
+from hetcompress.cli.options import Arch, Batch, Json, Kernels, Plan, Run, Target, Threads, plan_settings
 
 if TYPE_CHECKING:
     from hetcompress.pipeline import Report
@@ -17,7 +17,7 @@ __all__ = ["print_report", "report"]
 
 def report(
     run: Run = Path("hetrun"),
-    plan: Plan = "macs",
+    plan: Plan = None,
     target: Target = "ort-cpu",
     kernels: Kernels = False,
     batch: Batch = None,
@@ -36,11 +36,10 @@ def report(
     from hetcompress.cli import console
     from hetcompress.files import write_text
     from hetcompress.latency import RUNTIMES
-    from hetcompress.planning import PlanSettings
 
     batches = batch or [1, 16]
     result = pipeline.report(
-        run, arch=arch, plan=PlanSettings(plan, target, batches[0], threads, kernels), batches=batches,
+        run, arch=arch, plan=plan_settings(plan, target, batches[0], threads, kernels=kernels), batches=batches,
         threads=threads, runtimes=() if no_latency else RUNTIMES, seconds=seconds,
     )  # fmt: skip
     if csv is not None:

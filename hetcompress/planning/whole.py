@@ -55,9 +55,10 @@ class PlanSettings:
     @property
     def rules(self) -> tuple[str, ...]:
         """Return the lowerings to choose from."""
-        before_gathers = ORDER.index("tap-gemm")
-        own = ("vector-block",) if self.kernels else ()
-        return (*ORDER[:before_gathers], *own, *ORDER[before_gathers:])
+        if not self.kernels:
+            return ORDER
+        # what tap-gemm gathers, the kernel executes in place
+        return tuple("vector-block" if rule == "tap-gemm" else rule for rule in ORDER)
 
     def chooser(self) -> Chooser | None:
         """Return what picks the forms; None for the fewest MACs."""
