@@ -11,7 +11,7 @@ from hetcompress.lowering import (  # noqa: F401  each enters itself into LOWERI
 )
 from hetcompress.lowering.base import LOWERINGS, Lowering, Verdict
 from hetcompress.lowering.choice import ORDER, Lowered, LoweredLayer, lower
-from hetcompress.lowering.choosers import Choice, Chooser, FewestMacs, cheapest
+from hetcompress.lowering.choosers import Choice, Chooser, FewestMacs, Preferring, cheapest
 from hetcompress.lowering.folding import fold_batch_norms
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Lowered",
     "LoweredLayer",
     "Lowering",
+    "Preferring",
     "Verdict",
     "cheapest",
     "fold_batch_norms",

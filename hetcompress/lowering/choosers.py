@@ -5,13 +5,12 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
 
 from torch import nn
 
 from hetcompress.lowering.pieces import conv_weights
 
-__all__ = ["Choice", "Chooser", "FewestMacs"]
+__all__ = ["Choice", "Chooser", "FewestMacs", "Preferring", "cheapest"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Choice:
 class Chooser(abc.ABC):
     """Picks one of the forms that a layer can take."""
 
-    unit: ClassVar[str]
+    unit: str
     """Of costs, for people."""
 
     @abc.abstractmethod
@@ -54,6 +53,23 @@ class FewestMacs(Chooser):
         """See `Chooser.choose`."""
         costs = {name: float(conv_weights(form)) for name, form in candidates.items()}
         return Choice(cheapest(costs, self.least_saving), costs)
+
+
+class Preferring(Chooser):
+    """One form wherever it fits, whatever it costs there; another chooser's choice elsewhere.
+
+    Args:
+        form: The preferred lowering.
+        otherwise: Chooses where it does not fit.
+    """
+
+    def __init__(self, form: str, otherwise: Chooser) -> None:
+        self.form, self.otherwise, self.unit = form, otherwise, otherwise.unit
+
+    def choose(self, candidates: Mapping[str, nn.Module], input_shape: tuple[int, ...]) -> Choice:
+        """See `Chooser.choose`."""
+        choice = self.otherwise.choose(candidates, input_shape)
+        return Choice(self.form, choice.costs) if self.form in candidates else choice
 
 
 def cheapest(costs: Mapping[str, float], least_saving: float) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hetcompress.errors import UsageError
 from hetcompress.kernels import available
 from hetcompress.latency import Comparison, compare_latency
-from hetcompress.lowering import ORDER, Chooser, Lowered, fold_batch_norms, lower
+from hetcompress.lowering import ORDER, Chooser, Lowered, LoweredLayer, Preferring, fold_batch_norms, lower
 from hetcompress.planning.measured import Measured
 from hetcompress.planning.runtimes import PLAN_TARGETS
 
@@ -119,25 +119,33 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
     if not isinstance(chooser, Measured):
         return Plan(lowered, settings, None, "")
     chooser.timings.save()
-    changed = sorted((layer for layer in lowered.layers if layer.form != "dense"), key=lambda layer: -layer.gain)
-    if not changed:
+    wholes = [lowered]
+    if settings.kernels:
+        # side by side, kernels spare each other the reorders that each pays between other operators
+        runs = Preferring("vector-block", chooser)
+        wholes.append(lower(pruned, example, rules=settings.rules, chooser=runs))
+    wholes = [whole for whole in wholes if _changed(whole)]
+    if not wholes:
         return Plan(lowered, settings, None, "no layer is faster in another form than dense")
     reference = fold_batch_norms(dense, example)
+    timed = [(_against(reference, whole, example, settings), whole) for whole in wholes]
+    compared, best = max(timed, key=lambda pair: pair[0].ratio)
     note = ""
-    while changed:
-        whole = _against(reference, lowered, example, settings)
-        if whole.verdict == "faster":
-            return Plan(lowered, settings, whole, note)
+    while compared.verdict != "faster" and _changed(best):
+        kept = sorted(_changed(best), key=lambda layer: -layer.gain)[: len(_changed(best)) // 2]
         note = (
-            f"with {len(changed)} layers in other forms the whole is {whole.verdict} "
-            f"({whole.compact.median_ms:.3g} against {whole.dense.median_ms:.3g} ms), so those that gained least "
+            f"with {len(_changed(best))} layers in other forms the whole is {compared.verdict} "
+            f"({compared.compact.median_ms:.3g} against {compared.dense.median_ms:.3g} ms), so those that gained least "
             "are left dense"
         )
-        changed = changed[: len(changed) // 2]
-        kept = {layer.name for layer in changed}
-        left = {layer.name for layer in lowered.layers} - kept
-        lowered = lower(pruned, example, rules=settings.rules, chooser=chooser, dense=left)
-    return Plan(lowered, settings, whole, note)
+        left = {layer.name for layer in best.layers} - {layer.name for layer in kept}
+        best = lower(pruned, example, rules=settings.rules, chooser=chooser, dense=left)
+        compared = _against(reference, best, example, settings) if _changed(best) else compared
+    return Plan(best, settings, compared, note)
+
+
+def _changed(lowered: Lowered) -> list[LoweredLayer]:
+    return [layer for layer in lowered.layers if layer.form != "dense"]
 
 
 def _against(dense: nn.Module, lowered: Lowered, example: Tensor, settings: PlanSettings) -> Comparison:
