@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import itertools
 import json
 import tempfile
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from torch import nn
 
 from hetcompress import pipeline
 from hetcompress.artifacts import RunFolder
-from hetcompress.cost import layer_macs
+from hetcompress.cost import count_executed, layer_macs
 from hetcompress.errors import HetCompressError
 from hetcompress.latency import compare_latency
 from hetcompress.lowering import fold_batch_norms
@@ -49,7 +50,9 @@ NETS = {
     "resnet50": Net("torchvision:resnet50", 224),
     "mobilenet_v2": Net("torchvision:mobilenet_v2", 224),
 }
+KERNEL = "fine, own kernel"
 COMBS = (2, 4, 8, 16)
+FAMILIES = {"centre": "channels", "free": KERNEL}
 
 
 def macs(model: nn.Module, example: torch.Tensor) -> int:
@@ -58,16 +61,16 @@ def macs(model: nn.Module, example: torch.Tensor) -> int:
 
 
 def learned(folder: Path, net: Net, checkpoint: Path, ratios: list[float]) -> Iterator[tuple[str, nn.Module]]:
-    """Yield our nets: shapes of the family `centre`, chosen by magnitude."""
-    for ratio in ratios:
-        run = folder / f"centre-{ratio}"
-        pipeline.convert(checkpoint, run=run, arch=net.spec, family="centre")
+    """Yield our nets, shapes chosen by magnitude: whole channels for stock operators, fine shapes for our kernel."""
+    for family, ratio in itertools.product(FAMILIES, ratios):
+        run = folder / f"{family}-{ratio}"
+        pipeline.convert(checkpoint, run=run, arch=net.spec, family=family)
         try:
             pipeline.prune(run, mac_ratio=ratio)
         except HetCompressError as error:
-            print(f"  {ratio}x: {error}")
+            print(f"  {family} {ratio:g}x: {error}")
             continue
-        yield f"centre {ratio:g}x", RunFolder.open(run).pruned_model()
+        yield f"{FAMILIES[family]} {ratio:g}x", RunFolder.open(run).pruned_model()
 
 
 def combs(folder: Path, net: Net, checkpoint: Path) -> Iterator[tuple[str, nn.Module]]:
@@ -102,19 +105,19 @@ def channel_pruned(dense: nn.Module, example: torch.Tensor, ratios: list[float])
 
 
 def measure(
-    dense: nn.Module, compact: nn.Module, example: torch.Tensor, threads: int, seconds: float
+    dense: nn.Module, compact: nn.Module, example: torch.Tensor, threads: int, seconds: float, *, kernels: bool
 ) -> list[dict[str, Any]]:
     """Plan, lower and time one model at batch 1 and 16."""
     rows = []
     folded = fold_batch_norms(dense, example)
     for batch in (1, 16):
-        planned = plan(folded, compact, example, PlanSettings(batch=batch, threads=threads))
+        planned = plan(folded, compact, example, PlanSettings(batch=batch, threads=threads, kernels=kernels))
         model = planned.lowered.model
         compared = compare_latency(
             folded, model, tuple(example.shape[1:]), batches=(batch,), threads=threads, runtimes=("onnxruntime",),
             seconds=seconds,
         )[0]  # fmt: skip
-        ratio = macs(folded, example) / macs(model, example)
+        ratio = macs(folded, example) / count_executed(model, example).macs
         rows.append(
             {
                 "batch": batch, "threads": threads,
@@ -173,7 +176,9 @@ def main() -> None:
                 if (name, model_name, threads) in done:
                     continue
                 weights = "trained" if name in checkpoints else "random"
-                for row in measure(dense, model.eval(), example, threads, options.seconds):
+                for row in measure(
+                    dense, model.eval(), example, threads, options.seconds, kernels=model_name.startswith(KERNEL)
+                ):
                     found["rows"].append({"net": name, "weights": weights, "model": model_name, **row})
                     print(table(found["rows"][-1:]).splitlines()[-1], flush=True)
                 options.out.write_text(json.dumps(found, indent=1) + "\n")
