@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from hetcompress.artifacts import RunFolder
+from hetcompress.data import DataSource
 from hetcompress.errors import UsageError, VerificationError
 from hetcompress.evaluation import Accuracy, evaluate
 from hetcompress.latency import Comparison, Machine, compare_latency, machine
@@ -108,63 +110,93 @@ def export(
     folder = RunFolder.open(run, factory=arch)
     images = data or _recorded_data(folder)
     paths = _paths(targets, out or folder.path / "export", int8, images, may_replace=out is None or force)
+    if int8 is not None and plan.kernels:
+        raise UsageError(
+            "export --int8", expected="stock operators, which onnxruntime can quantise", found="--kernels",
+            fix="leave one of them out",
+        )  # fmt: skip
     dense, pruned, planned = lowered_pair(folder, plan)
-    lowered = planned.lowered
-    example = torch.zeros(1, *folder.input_spec.size)
     source = open_run_data(folder, images) if images is not None else None
     samples = None
-    accuracies: dict[str, Accuracy] = {}
     if source is not None:
         check_classes(pruned, source, folder.input_spec)
         samples = next(iter(source.test_batches(SAMPLES)))[0].contiguous()
-        accuracies["after lowering"] = evaluate(lowered.model, source.test_batches(500))
-    files, dense_bytes, latency, quantised = [], {}, [], None
+    pair = _Pair(dense, planned.lowered.model, torch.zeros(1, *folder.input_spec.size), samples)
+    latency, quantised = [], None
     with tempfile.TemporaryDirectory(prefix="hetcompress-") as temporary:
-        references = {name: Path(temporary) / f"dense{path.suffix}" for name, path in paths.items() if name != INT8}
-        for name, reference in references.items():
-            files.append(export_model(name, lowered.model, example, paths[name], samples=samples))
-            dense_bytes[name] = export_model(name, dense, example, reference, samples=samples).bytes
-        if source is not None and "onnx" in paths:
-            runner = EXPORT_TARGETS["onnx"]().open(paths["onnx"])
-            accuracies["after export"] = evaluate(runner, source.test_batches(500))
+        plain = {name: path for name, path in paths.items() if name != INT8}
+        references = {name: Path(temporary) / f"dense{path.suffix}" for name, path in plain.items()}
+        files, dense_bytes = _write(pair, plain, references)
+        accuracies = {} if source is None else _accuracies(pair, plain.get("onnx"), source)
         if int8 is not None and source is not None and images is not None:
             quantised = quantise(
-                folder, paths["onnx"], paths[INT8], lowered.model, fp32=accuracies["after export"], tests=source,
+                folder, paths["onnx"], paths[INT8], pair.compact, fp32=accuracies["after export"], tests=source,
                 data=images, settings=int8,
             )  # fmt: skip
             files.append(quantised.file)
             dense_bytes[INT8], accuracies["in int8"] = dense_bytes["onnx"], quantised.accuracy
         if seconds > 0:
-            by_file = "onnx" in paths
-            latency = compare_latency(
-                references["onnx"] if by_file else dense,
-                paths["onnx"] if by_file else lowered.model,
-                folder.input_spec.size,
-                batches=batches,
-                threads=threads,
-                runtimes=("onnxruntime",) if by_file else ("torch",),
-                seconds=seconds,
-            )
+            latency = _latency(pair, plain.get("onnx"), references.get("onnx"), batches, threads, seconds)
             if quantised is not None:
                 quantised = timed(quantised, references["onnx"], paths["onnx"], batches, threads, seconds)
     complaints = _complaints(files, dense_bytes, latency)
     result = ExportReport(
-        tuple(files),
-        dense_bytes,
-        int(folder.manifest["source"]["bytes"]),
-        planned.summary(),
-        lowered.max_difference,
-        accuracies,
-        source.test_note if source is not None else "",
-        tuple(latency),
-        machine(),
-        tuple(complaints if quantised is None else complaints + complaints_of(quantised)),
-        quantised,
+        files=tuple(files),
+        dense_bytes=dense_bytes,
+        source_bytes=int(folder.manifest["source"]["bytes"]),
+        plan=planned.summary(),
+        lowering_difference=planned.lowered.max_difference,
+        accuracies=accuracies,
+        test_note=source.test_note if source is not None else "",
+        latency=tuple(latency),
+        machine=machine(),
+        complaints=tuple(complaints if quantised is None else complaints + complaints_of(quantised)),
+        int8=quantised,
     )
     folder.record("export", result.to_json())
     if strict and result.complaints:
         raise VerificationError("export --strict", expected="smaller and faster", found="; ".join(result.complaints))
     return result
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+    """The dense and the lowered model, and what they are tried on: an empty image, and real ones where there are."""
+
+    dense: nn.Module
+    compact: nn.Module
+    example: Tensor
+    samples: Tensor | None
+
+
+def _write(
+    pair: _Pair, paths: Mapping[str, Path], references: Mapping[str, Path]
+) -> tuple[list[Exported], dict[str, int]]:
+    """Write the compact model to `paths` and the dense one to `references`, both verified; return the dense sizes."""
+    files, dense_bytes = [], {}
+    for name, path in paths.items():
+        files.append(export_model(name, pair.compact, pair.example, path, samples=pair.samples))
+        reference = export_model(name, pair.dense, pair.example, references[name], samples=pair.samples)
+        dense_bytes[name] = reference.bytes
+    return files, dense_bytes
+
+
+def _accuracies(pair: _Pair, onnx: Path | None, source: DataSource) -> dict[str, Accuracy]:
+    """Return the accuracy of the lowered model, and of its ONNX file."""
+    accuracies = {"after lowering": evaluate(pair.compact, source.test_batches(500))}
+    if onnx is not None:
+        accuracies["after export"] = evaluate(EXPORT_TARGETS["onnx"]().open(onnx), source.test_batches(500))
+    return accuracies
+
+
+def _latency(
+    pair: _Pair, onnx: Path | None, dense_onnx: Path | None, batches: Sequence[int], threads: int, seconds: float
+) -> list[Comparison]:
+    """Compare the ONNX files, or the models in torch where there are none."""
+    return compare_latency(
+        dense_onnx or pair.dense, onnx or pair.compact, tuple(pair.example.shape[1:]), batches=batches, threads=threads,
+        runtimes=("torch",) if onnx is None else ("onnxruntime",), seconds=seconds,
+    )  # fmt: skip
 
 
 def _paths(
