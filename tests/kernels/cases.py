@@ -68,7 +68,10 @@ def cases(draw):
     channels = number(1, 20)
     kernel, stride, dilation = pair(1, 4), pair(1, 3), pair(1, 2)
     padding = (*pair(0, 3), *pair(0, 3))
-    least = [max(1, (k - 1) * d + 1 - padding[i] - padding[i + 2]) for i, (k, d) in enumerate(zip(kernel, dilation))]
+    least = [
+        max(1, (k - 1) * d + 1 - padding[i] - padding[i + 2])
+        for i, (k, d) in enumerate(zip(kernel, dilation, strict=True))
+    ]
     height, width = least[0] + number(0, 16), least[1] + number(0, 32)
     low, high = draw(st.sampled_from(((-INF, INF), (0.0, INF), (0.0, 1.0))))
     geometry = Geometry(

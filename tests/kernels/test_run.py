@@ -73,10 +73,12 @@ GOOD = case_of((1, 20, 5, 5), 24, SAME)
 
 
 def refused(match, images=None, values=None, taps=None, starts=None, residual=None, bias=None, path=None, **changes):
-    packed = [given if given is not None else mine for given, mine in zip((values, taps, starts), GOOD.packed())]
+    packed = [
+        given if given is not None else mine for given, mine in zip((values, taps, starts), GOOD.packed(), strict=True)
+    ]
+    images = GOOD.images if images is None else images
     with pytest.raises(UsageError, match=match):
-        geometry = dataclasses.replace(GOOD.geometry, **changes)
-        run(GOOD.images if images is None else images, *packed, geometry, bias=bias, residual=residual, path=path)
+        run(images, *packed, dataclasses.replace(GOOD.geometry, **changes), bias=bias, residual=residual, path=path)
 
 
 def test_malformed_calls_are_refused():
