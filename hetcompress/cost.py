@@ -13,18 +13,20 @@ from __future__ import annotations
 import dataclasses
 import logging
 import warnings
+from collections import Counter
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hetcompress import kernels
 from hetcompress.errors import HetCompressError
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
 
 __all__ = ["ExecutedCost", "LayerCost", "count_executed", "layer_macs"]
 
-COUNTED = ("conv", "linear", "matmul", "addmm", "bmm", "einsum")
+COUNTED = ("conv", "linear", "matmul", "addmm", "bmm", "einsum", "vector_block_conv2d")
 """fvcore's names of the operators whose MACs are the headline."""
 
 
@@ -60,6 +62,13 @@ class ExecutedCost:
     other: dict[str, int]
     uncounted: dict[str, int]
     parameters: int
+
+
+def _vector_block_macs(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """Count the kept vectors' weights, each multiplied once for each output position."""
+    vectors, length = inputs[1].type().sizes()
+    batch, _, height, width = outputs[0].type().sizes()[:4]
+    return Counter({"vector_block_conv2d": vectors * length * batch * height * width})
 
 
 @torch.no_grad()
@@ -124,6 +133,7 @@ def count_executed(model: nn.Module, example_input: Float[Tensor, "1 c h w"]) ->
             from fvcore.nn import FlopCountAnalysis
 
             analysis = FlopCountAnalysis(model.eval(), example_input)
+            analysis.set_op_handle(kernels.NAME, _vector_block_macs)
             analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
             by_operator = {name: int(number) for name, number in analysis.by_operator().items()}
             uncounted = {name: int(times) for name, times in analysis.unsupported_ops().items()}

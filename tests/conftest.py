@@ -26,3 +26,14 @@ def shared():
     if not folder.is_dir():
         pytest.skip("no ../shared/data beside the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def library():
+    """The path of the compiled kernels; a test that asks for it is skipped where they are not built."""
+    from hetcompress import kernels
+
+    ready, reason = kernels.available()
+    if not ready:
+        pytest.skip(reason)
+    return kernels.library_path()

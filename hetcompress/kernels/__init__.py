@@ -7,11 +7,12 @@ from hetcompress.kernels.build import BuildError, build, library_path
 from hetcompress.kernels.library import Geometry, available, best_path, best_vector, paths, run
 from hetcompress.kernels.module import VectorBlockConv2d
 from hetcompress.kernels.onnx_export import DOMAIN, OPERATOR, register, translations
-from hetcompress.kernels.operator import vector_block_conv2d
+from hetcompress.kernels.operator import NAME, vector_block_conv2d
 from hetcompress.kernels.packing import blocked, pack, planar, unpack
 
 __all__ = [
     "DOMAIN",
+    "NAME",
     "OPERATOR",
     "BuildError",
     "Geometry",

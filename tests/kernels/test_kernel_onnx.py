@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from kernels.test_operator import pruned
+from kernels.test_kernel_operator import pruned
 from torch import nn
 
 from hetcompress.errors import HetCompressError
