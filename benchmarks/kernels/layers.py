@@ -85,9 +85,9 @@ def sessions(channels, size, kernel, densities):
     return conv, made, executed
 
 
-def rows(layer, batch, densities, seconds, peak):
+def rows(layer, prepared, batch, seconds, peak):
     channels, size, kernel = layer
-    conv, made, executed = sessions(*layer, densities)
+    conv, made, executed = prepared
     images = torch.randn(batch, channels, size, size)
     inputs = (images.numpy(), blocked(images, VECTOR).numpy())
     runners = {name: bound(session, inputs[is_blocked]) for name, (session, is_blocked) in made.items()}
@@ -113,8 +113,9 @@ def main():
     torch.set_num_threads(1)
     peak, table = measured_peak(), []
     for layer in LAYERS:
+        prepared = sessions(*layer, DENSITIES)
         for batch in options.batches:
-            found = list(rows(layer, batch, DENSITIES, options.seconds, peak))
+            found = list(rows(layer, prepared, batch, options.seconds, peak))
             table += found
             for row in found:
                 if row["density"] in (1.0, 0.15, 0.05):
