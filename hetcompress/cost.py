@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import warnings
+from collections import Counter
 from typing import Any
 
 import torch
@@ -63,6 +64,13 @@ class ExecutedCost:
     parameters: int
 
 
+def _vector_block_macs(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """Count the kept vectors' weights, each multiplied once for each output position."""
+    vectors, length = inputs[1].type().sizes()
+    batch, _, height, width = outputs[0].type().sizes()[:4]
+    return Counter({"vector_block_conv2d": vectors * length * batch * height * width})
+
+
 @torch.no_grad()
 def layer_macs(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> dict[str, LayerCost]:
     """Count dense and effective MACs of every convolution and linear layer by running the model once.
@@ -102,15 +110,6 @@ def layer_macs(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> dic
             kept = int(layer.mask().sum()) if masked else weights  # type: ignore[operator]
             costs[name] = LayerCost(weights * positions[name], kept * positions[name], weights, kept)
     return costs
-
-
-def _vector_block_macs(inputs: list[Any], outputs: list[Any]) -> int:
-    """Count kept vectors times their length for each output position, as fvcore counts a convolution."""
-    from fvcore.nn.jit_handles import get_shape
-
-    vectors, length = get_shape(inputs[1])
-    images, height, width = (get_shape(outputs[0])[axis] for axis in (0, 2, 3))
-    return int(vectors * length * images * height * width)
 
 
 def count_executed(model: nn.Module, example_input: Float[Tensor, "1 c h w"]) -> ExecutedCost:

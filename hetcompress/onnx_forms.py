@@ -37,9 +37,14 @@ class _Opaque(nn.Module):
         super().__init__()
         self.name, self.shape = name, shape
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
         return torch.onnx.ops.symbolic(
-            f"{DOMAIN}::Form", (x,), {"name": self.name}, dtype=x.dtype, shape=(x.shape[0], *self.shape), version=1
+            f"{DOMAIN}::Form",
+            (x, *others),
+            {"name": self.name},
+            dtype=x.dtype,
+            shape=(x.shape[0], *self.shape),
+            version=1,
         )
 
 
@@ -88,7 +93,7 @@ def put_in_place(model: onnx.ModelProto, forms: Placed) -> None:
         name = onnx.helper.get_attribute_value(node.attribute[0]).decode()
         layer = LayerNodes(f"{name}.")
         form, shape = forms[name]
-        layer.emit(form, node.input[0])
+        layer.emit(form, *node.input)
         layer.nodes[-1].output[0] = node.output[0]  # what a form adds last is its result
         graph.value_info.append(
             onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, ["batch", *shape])
@@ -158,7 +163,7 @@ class LayerNodes:
         return name
 
     @functools.singledispatchmethod
-    def emit(self, module: nn.Module, x: str) -> str:  # noqa: ARG002
+    def emit(self, module: nn.Module, x: str, *others: str) -> str:  # noqa: ARG002
         """Add the nodes of a module that reads `x`; return the name of its output."""
         raise TypeError(f"{type(module).__name__} is no part of a lowered layer")
 
@@ -170,11 +175,13 @@ class LayerNodes:
         return self.conv(module, self.emit(Pad((left, right, top, bottom), module.padding_mode), x), [0, 0, 0, 0])
 
     @emit.register
-    def _(self, module: kernels.VectorBlockConv2d, x: str) -> str:
+    def _(self, module: kernels.VectorBlockConv2d, x: str, residual: str = "") -> str:
         inputs = [self.constant(values) for values in (module.values, module.taps, module.starts)]
-        bias = [] if module.bias is None else [self.constant(module.bias)]
+        optional = ["" if module.bias is None else self.constant(module.bias), residual]
+        while optional and not optional[-1]:
+            optional.pop()
         attributes = kernels.attributes(module.geometry)
-        return self.node(kernels.OPERATOR, x, *inputs, *bias, domain=kernels.DOMAIN, **attributes)
+        return self.node(kernels.OPERATOR, x, *inputs, *optional, domain=kernels.DOMAIN, **attributes)
 
     @emit.register
     def _(self, module: nn.ReLU, x: str) -> str:  # noqa: ARG002

@@ -161,7 +161,7 @@ def _check_reached(layers: Mapping[str, LearnableHetConv2d], chosen: Masks, leas
         f"target {budget} cannot be reached within 1 %",
         expected=reachable,
         found=str(budget),
-        fix="choose a reachable target, smaller channel groups (--group-out, --group-in), or convert more layers",
+        fix="aim at the nearest, or convert with smaller channel groups (--group-out, --group-in) or more layers",
     )
 
 

@@ -57,3 +57,14 @@ def digits(tmp_path):
     torch.manual_seed(0)
     torch.save({"state_dict": MODELS["digits_net"].build(width=16).state_dict()}, tmp_path / "model.pt")
     return ("--arch", "hetcompress:digits_net", "--arch-arg", "width=16")
+
+
+@pytest.fixture(scope="session")
+def library():
+    """The path of the compiled kernels; a test that asks for it is skipped where they are not built."""
+    from hetcompress import kernels
+
+    ready, reason = kernels.available()
+    if not ready:
+        pytest.skip(reason)
+    return kernels.library_path()

@@ -22,7 +22,8 @@ def test_files_and_functions_stay_small():
 
 
 @pytest.mark.parametrize(
-    "package", ["", ".nn", ".shapes", ".models", ".data", ".penalties", ".lowering", ".targets", ".pipeline"]
+    "package",
+    ["", ".nn", ".kernels", ".shapes", ".models", ".data", ".penalties", ".lowering", ".targets", ".pipeline"],
 )
 def test_doors_say_what_is_there(package):
     module = importlib.import_module(f"hetcompress{package}")

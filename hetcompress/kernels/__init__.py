@@ -7,8 +7,8 @@ from hetcompress.kernels.build import BuildError, build, library_path
 from hetcompress.kernels.library import Geometry, available, best_path, best_vector, paths, run
 from hetcompress.kernels.module import VectorBlockConv2d
 from hetcompress.kernels.onnx_export import DOMAIN, OPERATOR, attributes, register
-from hetcompress.kernels.operator import NAME, vector_block_conv2d
 from hetcompress.kernels.packing import blocked, pack, planar, unpack
+from hetcompress.kernels.torch_operator import NAME, vector_block_conv2d
 
 __all__ = [
     "DOMAIN",

@@ -6,6 +6,7 @@ import ctypes
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,7 +87,7 @@ class Geometry:
         """Return the number of filter blocks for a vector length."""
         return self.groups * -(-(self.out_channels // self.groups) // vector)
 
-    def output_shape(self, input_shape: Sequence[int], vector: int) -> tuple[int, ...]:
+    def output_shape(self, input_shape: Sequence[Any], vector: Any) -> tuple[Any, ...]:
         """Return the shape of the output for an input of some shape; sizes may be symbolic."""
         height, width = input_shape[2], input_shape[3]
         sizes = []

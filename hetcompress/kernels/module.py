@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from hetcompress.errors import UsageError
 from hetcompress.kernels.library import VECTORS, Geometry
-from hetcompress.kernels.operator import vector_block_conv2d
 from hetcompress.kernels.packing import pack, unpack
+from hetcompress.kernels.torch_operator import vector_block_conv2d
 from hetcompress.nn import HetConv2d
 from hetcompress.nn.lowered import Form
 

@@ -62,7 +62,7 @@ def test_strict_export_fails_but_says_why(hc, digits):
 
 
 def test_prune_then_train_the_rest(hc, digits):
-    hc("convert", "model.pt", *digits, "--family", "centre")
+    hc("convert", "model.pt", *digits, "--family", "centre", "--family-arg", "block=1")
     code, out, _ = hc("prune", "--mac-ratio", 1.5)
     assert code == 0
     assert "MAC ratio 1.5" in out

@@ -10,7 +10,7 @@ from hetcompress.budgets import Budget
 from hetcompress.conversion import convert
 from hetcompress.cost import count_executed, layer_macs
 from hetcompress.errors import VerificationError
-from hetcompress.lowering import LOWERINGS, Lowering, Verdict, fold_batch_norms, lower
+from hetcompress.lowering import LOWERINGS, ORDER, Lowering, Verdict, fold_batch_norms, lower
 from hetcompress.models import MODELS
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
 from hetcompress.pruning import prune
@@ -81,7 +81,7 @@ def test_lowered_net_computes_the_same_with_fewer_macs(family):
         effective = sum(cost.effective for cost in macs.values())
         assert executed == pytest.approx(effective, rel=0.02), "fine shapes execute what the mask keeps"
     for layer in lowered.layers:
-        assert {layer.form, *layer.refused} == set(LOWERINGS)
+        assert {layer.form, *layer.refused} == set(ORDER)
 
 
 def test_lowered_net_exports_with_a_free_batch():

@@ -32,8 +32,22 @@ constexpr int pixels_of(int vector) {
 
 template <int V>
 struct Floats {
-  typedef float type __attribute__((vector_size(V * 4), aligned(4), may_alias));
+  typedef float type __attribute__((vector_size(V * 4)));                             // in registers
+  typedef float memory __attribute__((vector_size(V * 4), aligned(4), may_alias));  // in arrays of floats
 };
+
+template <int V>
+using Vector = typename Floats<V>::type;
+
+template <int V>
+HETC_INLINE Vector<V> load(const float* from) {
+  return *reinterpret_cast<const typename Floats<V>::memory*>(from);
+}
+
+template <int V>
+HETC_INLINE void save(float* to, Vector<V> value) {
+  *reinterpret_cast<typename Floats<V>::memory*>(to) = value;
+}
 
 #include "tile.inc"
 #include "reorder.inc"
