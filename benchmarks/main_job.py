@@ -2,7 +2,8 @@
 
     python benchmarks/main_job.py resnet20-12fca82f.th --data cifar10 --data-root DIR --out benchmarks/main_job.json
 
-Every number of the README's table is in that file.  `--collect RUN` reads a run that was made before.
+Every number of the README's table is in that file.  The model is exported twice: with stock operators, and for our own
+kernel.  `--trained RUN` reports and exports a run that was fine-tuned before.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 
 def run(arguments: list[str], folder: Path) -> float:
@@ -24,49 +26,62 @@ def run(arguments: list[str], folder: Path) -> float:
     return time.monotonic() - began
 
 
-def collect(folder: Path, seconds: dict[str, float]) -> dict[str, object]:
-    """Return what a run folder says, without its per-layer tables."""
-    manifest = json.loads((folder / "run.json").read_text())
-    report = json.loads((folder / "report" / "report.json").read_text())
-    epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    finetune, export = (manifest["stages"][name] for name in ("finetune", "export"))
-    finetune["data"]["root"] = None
-    for file in export["files"]:
+def manifest(folder: Path) -> dict[str, Any]:
+    """Return what a run folder says of itself."""
+    return dict(json.loads((folder / "run.json").read_text()))
+
+
+def exported(folder: Path, seconds: dict[str, float], *options: str) -> dict[str, Any]:
+    """Export a run; return what was recorded, without places on this machine."""
+    out = folder / "-".join(["export", *(option.strip("-") for option in options)])
+    command = ["export", "--onnx", "--run", folder.name, "--out", str(out), "--force", *options]
+    seconds[" ".join(["export", *options])] = run(command, folder.parent)
+    found = dict(manifest(folder)["stages"]["export"])
+    for file in found["files"]:
         file["path"] = Path(file["path"]).name
+    return found
+
+
+def collect(folder: Path, seconds: dict[str, float]) -> dict[str, Any]:
+    """Report and export a fine-tuned run; return what there is to say, without tables of layers."""
+    seconds["report"] = run(["report", "--run", folder.name], folder.parent)
+    exports = {"stock operators": exported(folder, seconds), "own kernel": exported(folder, seconds, "--kernels")}
+    report = json.loads((folder / "report" / "report.json").read_text())
+    said = manifest(folder)
+    finetune = said["stages"]["finetune"]
+    finetune["data"]["root"] = None
     return {
         "seconds": seconds,
-        "source": manifest["source"],
-        "architecture": manifest["architecture"],
-        "conversion": {key: value for key, value in manifest["conversion"].items() if key != "layers"},
+        "source": said["source"],
+        "architecture": said["architecture"],
+        "conversion": {key: value for key, value in said["conversion"].items() if key != "layers"},
         "finetune": finetune,
-        "epochs": epochs,
+        "epochs": [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()],
         "report": {key: value for key, value in report.items() if key != "layers"},
-        "export": export,
+        "exports": exports,
     }
 
 
 def main() -> None:
     """Parse, run, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", type=Path, nargs="?")
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--collect", type=Path, metavar="RUN")
+    parser.add_argument("--trained", type=Path, metavar="RUN")
     options = parser.parse_args()
     seconds: dict[str, float] = {}
-    if options.collect is not None:
-        found = collect(options.collect, seconds)
-    else:
-        root = ["--data-root", str(options.data_root.resolve())] if options.data_root else []
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if options.trained is not None:
+            shutil.copytree(options.trained, folder / "hetrun")
+        else:
+            root = ["--data-root", str(options.data_root.resolve())] if options.data_root else []
             shutil.copy(options.checkpoint, folder / "model.pt")
             seconds["convert"] = run(["convert", "model.pt"], folder)
             seconds["finetune"] = run(["finetune", "--data", options.data, *root], folder)
-            seconds["report"] = run(["report"], folder)
-            seconds["export"] = run(["export", "--onnx"], folder)
-            found = collect(folder / "hetrun", seconds)
+        found = collect(folder / "hetrun", seconds)
     options.out.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""How long does the command line take to answer?  Run: python benchmarks/startup.py [--runs 15]
+"""How long does the command line take to answer?  Run: python benchmarks/startup.py --out benchmarks/startup.json
 
 Prints the median wall time of whole processes, in turns, with the bare interpreter as the floor, and which heavy
 packages `hetcompress --help` imports (it should be none).  Budget: `hetcompress --help` under 0.3 s.
@@ -7,11 +7,13 @@ packages `hetcompress --help` imports (it should be none).  Budget: `hetcompress
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 BUDGET = 0.3
 HELP = [sys.executable, "-m", "hetcompress", "--help"]
@@ -47,7 +49,9 @@ def heavy_imports() -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=15)
-    runs = parser.parse_args().runs
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    runs = options.runs
     for command in COMMANDS.values():
         seconds(command)  # compiles byte code and fills the file cache
     rounds = [{name: seconds(command) for name, command in COMMANDS.items()} for _ in range(runs)]
@@ -57,9 +61,12 @@ def main() -> int:
         times = sorted(each[name] for each in rounds)
         medians[name] = statistics.median(times)
         print(f"{name:32} median {medians[name]:.3f} s   fastest {times[0]:.3f} s   slowest {times[-1]:.3f} s")
-    print(f"heavy packages imported by --help: {', '.join(heavy_imports()) or 'none'}")
+    heavy = heavy_imports()
+    print(f"heavy packages imported by --help: {', '.join(heavy) or 'none'}")
     within = medians["hetcompress --help"] < BUDGET
     print(f"budget of {BUDGET} s for --help: {'met' if within else 'EXCEEDED'}")
+    result = {"python": sys.version.split()[0], "cores": os.cpu_count(), "seconds": medians, "heavy_imports": heavy}
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
     return 0 if within else 1
 
 

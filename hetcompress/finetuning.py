@@ -81,7 +81,7 @@ class _Run:
         self.checkpoint, self.every, self.fingerprint, self.interruption = checkpoint, every, fingerprint, interruption
         self.model = self.placed(model)
         # without its batch norms the teacher computes the same in less time
-        folded = fold_batch_norms(teacher, torch.zeros(1, *data.image_size)) if train.distill else teacher
+        folded = fold_batch_norms(teacher, torch.zeros(1, *data.image_size)) if train.has_teacher else teacher
         self.teacher = self.placed(folded)
         self.steps_per_epoch = data.train_size // train.batch_size
         if self.steps_per_epoch == 0:
@@ -252,7 +252,7 @@ def finetune(
 
     Args:
         model: With learnable layers: both stages; with `HetConv2d` layers only: stage 2.  Left alone.
-        teacher: The dense source: baseline and, with ``train.distill``, teacher.
+        teacher: The dense source: baseline and, with ``train.has_teacher``, teacher.
         data: Where images come from.
         train: How weights are trained.
         shapes: Target, and how shapes are learned.

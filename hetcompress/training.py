@@ -1,4 +1,4 @@
-"""The training loop, in the open: ``loss = task (+ distillation) + what the learner adds``.
+"""The training loop, in the open: ``loss = task (+ distillation + features) + what the learner adds``.
 
 One `Trainer` runs any span of steps.  Batches are a pure function of (seed, step) and everything else that moves is
 part of `state_dict`, so a run that stops at any step goes on to the same bits.
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from hetcompress.distillation import Distillation
 from hetcompress.errors import HetCompressError, UsageError
 from hetcompress.nn import LearnableHetConv2d
 from hetcompress.schedules import learning_rate_factor
@@ -45,8 +46,9 @@ class TrainSettings:
         sched: "cosine", "onecycle" or "constant".
         warmup: Share of the run over which the learning rate rises.
         smoothing: Label smoothing.
-        distill: Weight of the distillation loss, 0 to 1; the task loss has the rest.
-        temperature: Of the distillation.
+        distill: Weight of the distillation from scores, 0 to 1; the task loss has the rest.
+        temperature: Of the distillation from scores.
+        features: Weight of the distillation from what layers read, added to the rest; 0 is off.
         amp_dtype: "auto" takes bfloat16 where the device computes in it, else float32.
         channels_last: Keep images in the memory order that convolutions like best.
         clip_grad: Largest gradient norm; 0 leaves gradients alone.
@@ -59,14 +61,15 @@ class TrainSettings:
     max_steps: int | None = None
     batch_size: int = 128
     opt: str = "sgd"
-    lr: float = 0.04
+    lr: float = 0.03
     momentum: float = 0.9
     weight_decay: float = 1e-4
     sched: str = "cosine"
     warmup: float = 0.1
     smoothing: float = 0.0
-    distill: float = 0.7
+    distill: float = 0.9
     temperature: float = 4.0
+    features: float = 10.0
     amp_dtype: str = "auto"
     channels_last: bool = True
     clip_grad: float = 0.0
@@ -88,13 +91,18 @@ class TrainSettings:
         for name in ("lr", "temperature", "logit_lr"):
             value = getattr(self, name)
             check(name.replace("_", "-"), math.isfinite(value) and value > 0, "a positive number", value)
-        for name in ("weight_decay", "clip_grad"):
+        for name in ("weight_decay", "clip_grad", "features"):
             value = getattr(self, name)
             check(name.replace("_", "-"), math.isfinite(value) and value >= 0, "a number of at least 0", value)
         for name in ("momentum", "warmup", "smoothing", "ema"):
             value = getattr(self, name)
             check(name, 0 <= value < 1, "a number in [0, 1)", value)
         check("distill", 0 <= self.distill <= 1, "a number in [0, 1]", self.distill)
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether anything is distilled."""
+        return self.distill > 0 or self.features > 0
 
 
 @runtime_checkable
@@ -166,7 +174,11 @@ class Trainer:
     ) -> None:
         self.model, self.data, self.settings, self.device = model, data, settings, device
         self.total_steps = total_steps
-        self.teacher = teacher.eval() if teacher is not None and settings.distill > 0 else None
+        self.distillation = (
+            Distillation(teacher, settings.temperature, features=settings.features > 0)
+            if teacher is not None and settings.has_teacher
+            else None
+        )
         self.steps_per_epoch = data.train_size // settings.batch_size
         self.dtype = amp_dtype(settings.amp_dtype, device)
         groups = _parameter_groups(model, settings)
@@ -231,9 +243,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step) * group["scale"]
         progress = (step - stage[0]) / max(1, stage[1] - stage[0])
-        task, distillation = self._losses(images, labels)
-        share = self.settings.distill if self.teacher is not None else 0.0
-        loss = (1 - share) * task + share * distillation
+        losses = self._losses(images, labels)
+        weights = self._weights
+        loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         penalty = hook.loss(progress, loss) if hook is not None else None
         total = loss if penalty is None else loss + penalty
         if not math.isfinite(float(total.detach())):
@@ -252,22 +264,24 @@ class Trainer:
         self.scaler.update()
         if self.ema is not None:
             self.ema.update_parameters(self.model)
-        self._remember({"loss": total, "task": task, "distillation": distillation, "penalty": penalty})
+        self._remember({"loss": total, **losses, "penalty": penalty})
 
-    def _losses(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def _weights(self) -> dict[str, float]:
+        share = self.settings.distill if self.distillation is not None else 0.0
+        return {"task": 1 - share, "distillation": share, "features": self.settings.features}
+
+    def _losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return what is learned from the labels, from the teacher's scores, and from its features."""
         enabled = self.dtype != torch.float32
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=True) if enabled else contextlib.nullcontext():
-            outputs = self.model(images)
-            with torch.no_grad():
-                wanted = self.teacher(images) if self.teacher is not None else None
-        outputs = outputs.float()
-        task = F.cross_entropy(outputs, labels, label_smoothing=self.settings.smoothing)
-        if wanted is None:
-            return task, task.new_zeros(())
-        heat = self.settings.temperature
-        log_student, log_teacher = F.log_softmax(outputs / heat, 1), F.log_softmax(wanted.float() / heat, 1)
-        # heat^2 keeps the gradient's size independent of the temperature (Hinton et al., arXiv 1503.02531)
-        return task, heat**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+            if self.distillation is None:
+                scores = self.model(images)
+                divergence = difference = scores.new_zeros(())
+            else:
+                scores, divergence, difference = self.distillation(self.model, images)
+        task = F.cross_entropy(scores.float(), labels, label_smoothing=self.settings.smoothing)
+        return {"task": task, "distillation": divergence, "features": difference}
 
     def _remember(self, values: dict[str, Tensor | None]) -> None:
         for name, value in values.items():

@@ -66,7 +66,8 @@ class StopAt(Silent):
 
 
 def run(tmp_path, name, *, train=None, shapes=None, family="free", **options):
-    train = train or TrainSettings(epochs=3, batch_size=16, lr=0.05)
+    # the source of these runs is untrained: it is no good teacher
+    train = train or TrainSettings(epochs=3, batch_size=16, lr=0.05, distill=0.3, features=0.0)
     shapes = shapes or ShapeSettings(density=0.5, every=2)
     return finetune(
         converted(family), net(), Stripes(), train=train, shapes=shapes, checkpoint=tmp_path / f"{name}.ckpt", **options
@@ -106,9 +107,17 @@ def test_target_is_met_and_the_task_is_learned(tmp_path, method, family):
     assert result.accuracies["source"] == result.accuracies["converted"]
     assert [line["epoch"] for line in result.epochs] == [1, 2, 3]
     assert json.dumps(result.epochs)
-    assert {"loss", "task", "distillation", "penalty", "density", "mac_ratio", "accuracy", "learning_rate"} <= set(
-        result.epochs[0]
-    )
+    assert {
+        "loss",
+        "task",
+        "distillation",
+        "features",
+        "penalty",
+        "density",
+        "mac_ratio",
+        "accuracy",
+        "learning_rate",
+    } <= set(result.epochs[0])
 
 
 def test_penalty_moves_logits_and_schedules_do_not_train_them(tmp_path):
@@ -181,6 +190,7 @@ def test_infinite_loss_stops_with_advice(tmp_path):
         ({"epochs": 0}, "--epochs: expected an integer of at least 1, found 0"),
         ({"lr": float("nan")}, "--lr: expected a positive number, found nan"),
         ({"opt": "adam"}, "--opt: expected sgd or adamw, found adam"),
+        ({"features": -1.0}, r"--features: expected a number of at least 0, found -1.0"),
         ({"distill": 2.0}, r"--distill: expected a number in \[0, 1\], found 2.0"),
         ({"amp_dtype": "int8"}, "--amp-dtype: expected auto or float32"),
     ],

@@ -49,7 +49,7 @@ def finetune(
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", rich_help_panel=TRAINING)] = 128,
     opt: Annotated[str, typer.Option(help="sgd or adamw.", rich_help_panel=TRAINING)] = "sgd",
-    lr: Annotated[float, typer.Option(help="Highest learning rate.", rich_help_panel=TRAINING)] = 0.04,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.", rich_help_panel=TRAINING)] = 0.03,
     momentum: Annotated[float, typer.Option(rich_help_panel=TRAINING)] = 0.9,
     weight_decay: Annotated[float, typer.Option("--weight-decay", "--wd", rich_help_panel=TRAINING)] = 1e-4,
     sched: Annotated[str, typer.Option(help="cosine, onecycle or constant.", rich_help_panel=TRAINING)] = "cosine",
@@ -58,9 +58,17 @@ def finetune(
     ] = 0.1,
     smoothing: Annotated[float, typer.Option("--smoothing", "--label-smoothing", rich_help_panel=TRAINING)] = 0.0,
     distill: Annotated[
-        float, typer.Option(help="Weight of distillation from the dense source; 0 is off.", rich_help_panel=TRAINING)
-    ] = 0.7,
-    temperature: Annotated[float, typer.Option(help="Of the distillation.", rich_help_panel=TRAINING)] = 4.0,
+        float, typer.Option(help="Weight of distillation from the source's scores; 0 is off.", rich_help_panel=TRAINING)
+    ] = 0.9,
+    temperature: Annotated[
+        float, typer.Option(help="Of the distillation from scores.", rich_help_panel=TRAINING)
+    ] = 4.0,
+    features: Annotated[
+        float,
+        typer.Option(
+            help="Weight of distillation from what the source's layers read; 0 is off.", rich_help_panel=TRAINING
+        ),
+    ] = 10.0,
     amp_dtype: Annotated[
         str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=TRAINING)
     ] = "auto",
@@ -107,8 +115,8 @@ def finetune(
     train = TrainSettings(
         epochs=epochs, max_steps=max_steps, batch_size=batch_size, opt=opt, lr=lr, momentum=momentum,
         weight_decay=weight_decay, sched=sched, warmup=warmup, smoothing=smoothing, distill=distill,
-        temperature=temperature, amp_dtype=amp_dtype, channels_last=channels_last, clip_grad=clip_grad, ema=ema,
-        logit_lr=logit_lr, seed=seed,
+        temperature=temperature, features=features, amp_dtype=amp_dtype, channels_last=channels_last,
+        clip_grad=clip_grad, ema=ema, logit_lr=logit_lr, seed=seed,
     )  # fmt: skip
     shapes = ShapeSettings(
         density=density, mac_ratio=mac_ratio, method=method, penalty=penalty, stage1=stage1, ramp=ramp

@@ -22,7 +22,7 @@ from hetcompress.training import TrainSettings
 
 __all__ = ["DEFAULT_MAC_RATIO", "finetune"]
 
-DEFAULT_MAC_RATIO = 2.05
+DEFAULT_MAC_RATIO = 2.0
 """The target when none is given."""
 
 
