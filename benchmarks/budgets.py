@@ -5,7 +5,7 @@
 | what | budget |
 |---|---|
 | convert of torchvision's ResNet-50, without importing torch | 5 s |
-| training step with learnable layers over the dense step (ResNet-20, batch 128, channels-last, bf16 where there is hardware for it) | 1.10 |
+| training step, learnable over dense layers (ResNet-20, batch 128, channels-last, bf16 if in hardware) | 1.10 |
 | input pipeline, CIFAR-sized images per second | 10,000 |
 | peak memory of convert and export over the model's size (ResNet-50) | 4 |
 """
