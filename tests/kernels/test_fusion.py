@@ -121,3 +121,25 @@ def test_the_graphs_own_values_stay_planar():
 
     layers = ours(exported(Bare()))
     assert [(layer["layout_in"], layer["layout_out"]) for layer in layers] == [(0, 1), (1, 0)]
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.MaxPool2d(2),
+        nn.MaxPool2d(3, 2, 1, ceil_mode=True),
+        nn.MaxPool2d((1, 3), (1, 2), dilation=(1, 2)),
+        nn.AvgPool2d(2),
+        nn.AvgPool2d(3, 2, padding=(1, 0)),
+    ],
+)
+def test_pools_behind_our_operator_stay_blocked(pool):
+    graph = exported(nn.Sequential(sparse(3, 32), nn.ReLU(), pool, sparse(32, 16), nn.Flatten()), size=11)
+    assert [(layer["layout_in"], layer["layout_out"]) for layer in ours(graph)] == [(0, 1), (1, 0)]
+    assert "Transpose" not in operators(graph)
+
+
+def test_a_pool_behind_another_operator_stays_planar():
+    graph = exported(nn.Sequential(nn.Conv2d(3, 32, 3), nn.MaxPool2d(2), sparse(32, 32), nn.ReLU(), sparse(32, 16)))
+    (pool,) = (node for node in graph.node if node.op_type == "MaxPool")
+    assert len(next(a for a in pool.attribute if a.name == "kernel_shape").ints) == 2
