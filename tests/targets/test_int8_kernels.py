@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hetcompress.graphs import onnx_bytes
 from hetcompress.kernels import VectorBlockConv2d
@@ -44,7 +45,7 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.stem(x))
         x = torch.relu(x + self.thin(x))
-        x = torch.relu(self.thick(torch.relu(self.wide(x))))
+        x = torch.relu(self.thick(F.max_pool2d(torch.relu(self.wide(x)), 3, 2, 1)))
         return self.head(torch.relu(self.uneven(x)).mean((2, 3)))
 
 
@@ -88,6 +89,7 @@ def test_thin_layers_run_in_our_kernel(made: tuple[Quantiser, Quantiser], tmp_pa
     made[1].write(theirs)
     assert operators(ours)["QLinearVectorBlockConv2d"] == 3
     assert operators(ours)["Conv"] == 2, "the stem and the thick layer"
+    assert operators(ours)["NhwcMaxPool"] == 1
     assert operators(theirs)["Conv"] == 5
     kernels = count_kernels(ours)
     assert (kernels.int8_convolutions, kernels.fp32_convolutions) == (5, 0)

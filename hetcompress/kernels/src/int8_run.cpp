@@ -13,8 +13,9 @@
 namespace hetc {
 namespace {
 
-// What a group of tiles reads stays in the first-level cache while one block after the other runs over it.
-constexpr int64_t kGroupBytes = 24 << 10;
+// What a group of tiles reads stays in the first-level cache, or close to it, while one block after the other runs over
+// it: 48 KiB were a little faster than 24.
+constexpr int64_t kGroupBytes = 48 << 10;
 constexpr int64_t kCacheLine = 64;
 
 class Int8Run {

@@ -9,6 +9,8 @@ namespace {
 
 // Half of a common second-level cache, so that weights and output have room too.
 constexpr int64_t kStripBytes = 384 << 10;
+// Small images share a strip while it fits the first-level cache.
+constexpr int64_t kImagesBytes = 32 << 10;
 
 void require(bool holds, const char* what) {
   if (!holds) throw Invalid(what);
@@ -129,7 +131,7 @@ Int8Strips::Int8Strips(const hetc_int8_conv2d& call, const Int8Path& path)
   const int64_t image_bytes = image * conv.in_channels * slots;
   require(image_bytes <= INT32_MAX / 4, "a row of the image is too large");
   // no more images in a strip than leave every thread one
-  const int64_t fit = std::max<int64_t>(kStripBytes / image_bytes, 1);
+  const int64_t fit = std::max<int64_t>(kImagesBytes / image_bytes, 1);
   images = per_image > 1 || direct ? 1 : std::max<int64_t>(1, std::min(fit, ceil_div(conv.batch, conv.threads)));
   images = ceil_div(conv.batch, std::max<int64_t>(1, ceil_div(conv.batch, images)));
   count = conv.batch == 0 ? 0 : ceil_div(conv.batch, images) * per_image;
