@@ -141,18 +141,16 @@ class _Graph:
         weight = self._quantised_constant(conv.input[1], np.int8)
         if images is None or weight is None or quantise is None or quantise.op_type != "QuantizeLinear":
             return False
-        held_out = self._held(quantise)
-        (values, scales), bias = weight, self._bias(conv)
-        packed = _packed(torch.tensor(values), _attribute(conv, "group", 1)) if values.ndim == 4 else None
-        geometry = _geometry(conv, values.shape)
-        fits = scales.size in (1, len(values)) and (bias is not None or len(conv.input) < 3)
-        if held_out is None or packed is None or geometry is None or not fits:
+        (source, held_in), held_out, geometry = images, self._held(quantise), _geometry(conv, weight[0].shape)
+        bias = self._bias(conv, weight[1] * np.float32(held_in.scale))
+        if held_out is None or geometry is None or (bias is None and len(conv.input) > 2):
             return False
-        filters = Int8Filters(
-            packed[0], torch.tensor(np.broadcast_to(scales, (len(values),)).copy()), packed[1], packed[2],
-            None if bias is None else torch.tensor(bias),
-        )  # fmt: skip
-        name, source, held_in = conv.name or conv.output[0], *images
+        packed = _packed(torch.tensor(weight[0]), geometry.groups)
+        if packed is None:
+            return False
+        (values, taps, starts), scales = packed, np.broadcast_to(weight[1], (geometry.out_channels,)).copy()
+        filters = Int8Filters(values, torch.tensor(scales), taps, starts, None if bias is None else torch.tensor(bias))
+        name = conv.name or conv.output[0]
         node, constants = int8_node(name, source, quantise.output[0], filters, geometry, held_in, held_out)
         self._put(quantise, node, constants)
         self.graph.node.remove(conv)
@@ -201,16 +199,18 @@ class _Graph:
     def _quantised_constant(self, name: str, kind: Any) -> tuple[NDArray[Any], NDArray[Any]] | None:
         """Return a constant and its scales behind a dequantised value; its zero has to be 0."""
         node = self.writer.get(name)
-        if node is None or node.op_type != "DequantizeLinear" or _attribute(node, "axis", 0) not in (0, 1):
+        if node is None or node.op_type != "DequantizeLinear":
             return None
         values, scales, zeros = (self.constants.get(name) for name in [*node.input, ""][:3])
         if values is None or scales is None or values.dtype != kind or (zeros is not None and zeros.any()):
             return None
-        return None if scales.size > 1 and _attribute(node, "axis", 1) != 0 else (values, scales)
+        filters = scales.size == 1 or (_attribute(node, "axis", 1) == 0 and scales.size == len(values))
+        return (values, scales) if filters else None
 
-    def _bias(self, conv: onnx.NodeProto) -> NDArray[Any] | None:
+    def _bias(self, conv: onnx.NodeProto, scales: NDArray[Any]) -> NDArray[Any] | None:
+        """Return the bias of a convolution if it is held in steps of these scales."""
         found = self._quantised_constant(conv.input[2], np.int32) if len(conv.input) > 2 else None
-        return None if found is None else found[0]
+        return found[0] if found is not None and np.allclose(found[1], scales, rtol=1e-5, atol=0) else None
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
