@@ -32,7 +32,7 @@ VECTOR = 16
 IMAGES, OUTPUT = Held(0.02, 0), Held(0.05, 128)
 
 
-def session(nodes, constants, images, output, imports=()):
+def session(nodes, constants, images, output):
     """Return a session of a graph from uint8 to uint8 images."""
     import onnx
 
@@ -41,7 +41,7 @@ def session(nodes, constants, images, output, imports=()):
         [onnx.helper.make_tensor_value_info("input", onnx.TensorProto.UINT8, images)],
         [onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.UINT8, output)], constants,
     )  # fmt: skip
-    opsets = [onnx.helper.make_opsetid("", 18), *imports]
+    opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in (("", 18), (DOMAIN, 1))]
     return ort_session(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString(), 1)
 
 
@@ -51,7 +51,7 @@ def ours(layer, images):
     filters = Int8Filters(values, scales, layer.taps, layer.starts, bias)
     node, constants = int8_node("conv", "input", "logits", filters, layer.geometry, IMAGES, OUTPUT)
     output = layer.geometry.output_shape(images, VECTOR)
-    return session([node], constants, images, output, [onnx.helper.make_opsetid(DOMAIN, 1)])
+    return session([node], constants, images, output)
 
 
 def qlinear(conv, images, output):
