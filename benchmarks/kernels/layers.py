@@ -18,10 +18,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hetcompress.graphs import onnx_bytes, ort_session
+from hetcompress.graphs import ONNX_OPSET, onnx_bytes, ort_session
 from hetcompress.kernels import VectorBlockConv2d, available, blocked, pack, unpack
 from hetcompress.latency import measure
 from hetcompress.machine import machine
+from hetcompress.onnx_forms import LayerNodes, own_operators
 
 HERE = Path(__file__).parent
 LAYERS = [
@@ -65,9 +66,25 @@ def kept(conv, density, generator):
     """Return a copy of a convolution in which each vector is kept with this probability."""
     values, taps, starts = pack(conv.weight.detach(), 1, VECTOR)
     mask = torch.rand(len(values), 1, generator=generator) < density
-    copy = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding)
+    copy = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding)
     copy.weight.data = unpack(values * mask, taps, starts, tuple(conv.weight.shape), 1)
     return VectorBlockConv2d.from_pruned(copy, VECTOR).eval()
+
+
+def alone(form, images, output):
+    """Return a session of one of our layers, in the layouts that it has."""
+    import onnx
+
+    layer = LayerNodes("")
+    layer.emit(form, "input")
+    layer.nodes[-1].output[0] = "logits"
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("input", ["n", *images[1:]]), ("logits", ["n", *output[1:]]))
+    ]
+    graph = onnx.helper.make_graph(layer.nodes, "layer", values[:1], values[1:], layer.initializers)
+    opsets = [onnx.helper.make_opsetid("", ONNX_OPSET), *own_operators(layer.nodes)]
+    return ort_session(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString(), 1)
 
 
 def sessions(channels, size, kernel, densities):
@@ -80,8 +97,8 @@ def sessions(channels, size, kernel, densities):
         ours = kept(conv, density, generator)
         inner = ours.with_geometry(layout_in=1, layout_out=1)
         executed[density] = ours.executed_weights
-        made["planar", density] = (ort_session(onnx_bytes(ours, torch.zeros(planar_shape)), 1), False)
-        made["blocked", density] = (ort_session(onnx_bytes(inner, torch.zeros(blocked_shape)), 1), True)
+        made["planar", density] = (alone(ours, planar_shape, planar_shape), False)
+        made["blocked", density] = (alone(inner, blocked_shape, blocked_shape), True)
     return conv, made, executed
 
 

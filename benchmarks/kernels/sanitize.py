@@ -1,4 +1,4 @@
-"""Builds the kernel's core with sanitizers and runs its own tests: ``python benchmarks/kernels/sanitize.py``.
+"""Builds the kernels' core with sanitizers and runs their own tests: ``python benchmarks/kernels/sanitize.py``.
 
 Once with the address and undefined-behaviour sanitizers, once with the thread sanitizer.  Takes some minutes.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from hetcompress.kernels.build import build
 
 SANITIZERS = ("address,undefined", "thread")
+TESTS = ("core_test", "int8_test")
 HERE = Path(__file__).parent
 
 
@@ -22,11 +23,12 @@ def main():
         flags = [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-g1", "-O1"]
         with tempfile.TemporaryDirectory() as folder:
             library = build(Path(folder, "libkernels.so"), flags=flags)
-            program = str(Path(folder, "core_test"))
-            command = ["c++", "-std=c++17", *flags, str(HERE / "core_test.cpp"), str(library), "-o", program]
-            subprocess.run([*command, f"-Wl,-rpath,{folder}", "-pthread"], check=True)
             print(sanitizer, flush=True)
-            subprocess.run([program, calls], check=True)
+            for test in TESTS:
+                program = str(Path(folder, test))
+                command = ["c++", "-std=c++17", *flags, str(HERE / f"{test}.cpp"), str(library), "-o", program]
+                subprocess.run([*command, f"-Wl,-rpath,{folder}", "-pthread"], check=True)
+                subprocess.run([program, calls], check=True)
 
 
 if __name__ == "__main__":

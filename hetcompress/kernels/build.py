@@ -28,6 +28,14 @@ PATHS = {
 }
 """Name and compiler flags of each instruction set; only the last one exists on processors other than x86-64."""
 
+INT8_PATHS = {
+    # g++ 12 takes the undefined registers in its own headers for mistakes
+    "avx512vnni": f"{PATHS['avx512']} -mavx512vnni -Wno-maybe-uninitialized",
+    "avx2": PATHS["avx2"],
+    "portable": "",
+}
+"""The same for 8 bits."""
+
 FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -Wall -Wextra -Wno-psabi -pthread"
 
 
@@ -79,13 +87,15 @@ def _compilations(compiler: list[str], folder: Path, flags: Sequence[str]) -> li
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     jobs = []
     # the longest first, so that the last to end is a short one
-    for name, of_path in PATHS.items() if x86 else [("portable", "")]:
-        options = [*shlex.split(FLAGS), *of_path.split(), f"-DHETC_PATH={name}", *flags]
-        jobs.append([*compiler, *options, "-c", str(SOURCES / "path.cpp"), "-o", str(folder / f"path_{name}.o")])
-    for source in sorted(SOURCES.glob("*.cpp")):
-        if source.name != "path.cpp":
-            output = str(folder / f"{source.stem}.o")
-            jobs.append([*compiler, *shlex.split(FLAGS), *flags, "-c", str(source), "-o", output])
+    for source, paths in (("path", PATHS), ("int8_path", INT8_PATHS)):
+        for name, of_path in paths.items() if x86 else [("portable", "")]:
+            options = [*shlex.split(FLAGS), *of_path.split(), f"-DHETC_PATH={name}", *flags]
+            output = str(folder / f"{source}_{name}.o")
+            jobs.append([*compiler, *options, "-c", str(SOURCES / f"{source}.cpp"), "-o", output])
+    for file in sorted(SOURCES.glob("*.cpp")):
+        if file.stem not in ("path", "int8_path"):
+            output = str(folder / f"{file.stem}.o")
+            jobs.append([*compiler, *shlex.split(FLAGS), *flags, "-c", str(file), "-o", output])
     return jobs
 
 

@@ -23,7 +23,9 @@ _PATHS = ("avx512", "avx2", "portable")
 _OK, _INVALID = 0, 1
 
 
-class _Call(ctypes.Structure):
+class Call(ctypes.Structure):
+    """`hetc_conv2d` of `src/vector_block.h`."""
+
     _fields_ = (
         *[(name, ctypes.c_int64) for name in (
             "size", "vector", "batch", "in_channels", "in_height", "in_width", "out_channels", "out_height",
@@ -110,12 +112,20 @@ def _library() -> ctypes.CDLL | str:
         library.hetc_has_path.argtypes = (ctypes.c_char_p,)
         library.hetc_best_path.restype = ctypes.c_char_p
         library.hetc_best_vector.restype = ctypes.c_int64
+        library.hetc_int8_conv2d_run.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)
+        library.hetc_int8_has_path.argtypes = (ctypes.c_char_p,)
+        library.hetc_int8_best_path.restype = ctypes.c_char_p
     except (OSError, AttributeError) as error:
         return f"the library cannot be opened: {error}"
     return library
 
 
-def _opened() -> ctypes.CDLL:
+def opened() -> ctypes.CDLL:
+    """Return the library.
+
+    Raises:
+        HetCompressError: It is not built, or cannot be opened.
+    """
     library = _library()
     if isinstance(library, str):
         raise HetCompressError("kernels", expected="the compiled library", found=library)
@@ -130,7 +140,7 @@ def available() -> tuple[bool, str]:
 
 def has_path(name: str) -> bool:
     """Return whether this processor runs the instruction set "avx512", "avx2" or "portable"."""
-    return bool(_opened().hetc_has_path(name.encode()))
+    return bool(opened().hetc_has_path(name.encode()))
 
 
 def paths() -> tuple[str, ...]:
@@ -140,13 +150,13 @@ def paths() -> tuple[str, ...]:
 
 def best_path() -> str:
     """Return the instruction set that is used unless another is asked for."""
-    name: bytes = _opened().hetc_best_path()
+    name: bytes = opened().hetc_best_path()
     return name.decode()
 
 
 def best_vector() -> int:
     """Return the vector length that fills a register of the best instruction set."""
-    return int(_opened().hetc_best_vector())
+    return int(opened().hetc_best_vector())
 
 
 def run(
@@ -201,16 +211,26 @@ def run(
         raise UsageError("kernels", expected=f"a residual of shape {shape}", found=str(tuple(residual.shape)))
     output = images.new_empty([max(size, 0) for size in shape])
     held = [t if t is None else t.contiguous() for t in (images, values, taps, starts, bias, residual, output)]
-    call = _Call(
-        ctypes.sizeof(_Call), vector, images.shape[0], geometry.in_channels, *images.shape[2:4],
+    call = Call(
+        ctypes.sizeof(Call), vector, images.shape[0], geometry.in_channels, *images.shape[2:4],
         geometry.out_channels, *shape[2:4], geometry.groups, geometry.kernel_size, geometry.stride, geometry.dilation,
         geometry.padding, geometry.layout_in, geometry.layout_out, taps.numel(), starts.numel() - 1, images.numel(),
         output.numel(), *(None if tensor is None else tensor.data_ptr() for tensor in held), geometry.low,
         geometry.high, threads, path.encode() if path else None, None, None,
     )  # fmt: skip
+    call_library("hetc_conv2d_run", call)
+    return output
+
+
+def call_library(function: str, call: ctypes.Structure) -> None:
+    """Make a call of the C interface.
+
+    Raises:
+        UsageError: Its arguments do not fit each other.
+        HetCompressError: The library is missing or out of memory.
+    """
     message = ctypes.create_string_buffer(200)
-    code = _opened().hetc_conv2d_run(ctypes.addressof(call), message, len(message))
+    code = getattr(opened(), function)(ctypes.addressof(call), message, len(message))
     if code != _OK:
         kind = UsageError if code == _INVALID else HetCompressError
         raise kind("kernels", found=message.value.decode(errors="replace"))
-    return output

@@ -6,7 +6,7 @@ any nonzero is a kept vector.  Filters that fill up the last block of a group ar
 
 from __future__ import annotations
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,9 +14,9 @@ __all__ = ["blocked", "pack", "planar", "unpack"]
 
 
 def pack(
-    weight: Float[Tensor, "filters channels kh kw"], groups: int, vector: int
-) -> tuple[Float[Tensor, "vectors v"], Int[Tensor, " vectors"], Int[Tensor, " starts"]]:
-    """Return the kept vectors of dense weights, their taps, and where each block begins (int32)."""
+    weight: Num[Tensor, "filters channels kh kw"], groups: int, vector: int
+) -> tuple[Num[Tensor, "vectors v"], Int[Tensor, " vectors"], Int[Tensor, " starts"]]:
+    """Return the kept vectors of dense weights, real or integers, their taps, and where each block begins (int32)."""
     columns = _columns(weight, groups, vector)
     kept = (columns != 0).any(1)
     block, tap = kept.nonzero(as_tuple=True)

@@ -15,6 +15,7 @@ from hetcompress.artifacts import RunFolder
 from hetcompress.data import DataSource
 from hetcompress.errors import UsageError, VerificationError
 from hetcompress.evaluation import Accuracy, evaluate
+from hetcompress.graphs import onnx_bytes
 from hetcompress.latency import Comparison, Machine, compare_latency, machine
 from hetcompress.pipeline._common import DataSettings, check_classes, open_run_data
 from hetcompress.pipeline._int8 import INT8, Int8Report, Int8Settings, complaints_of, quantise, timed
@@ -110,11 +111,6 @@ def export(
     folder = RunFolder.open(run, factory=arch)
     images = data or _recorded_data(folder)
     paths = _paths(targets, out or folder.path / "export", int8, images, may_replace=out is None or force)
-    if int8 is not None and plan.kernels:
-        raise UsageError(
-            "export --int8", expected="stock operators, which onnxruntime can quantise", found="--kernels",
-            fix="leave one of them out",
-        )  # fmt: skip
     dense, pruned, planned = lowered_pair(folder, plan)
     source = open_run_data(folder, images) if images is not None else None
     samples = None
@@ -129,9 +125,10 @@ def export(
         files, dense_bytes = _write(pair, plain, references)
         accuracies = {} if source is None else _accuracies(pair, plain.get("onnx"), source)
         if int8 is not None and source is not None and images is not None:
+            fp32 = _to_quantise(pair, paths["onnx"], Path(temporary), plan)
             quantised = quantise(
-                folder, paths["onnx"], paths[INT8], pair.compact, fp32=accuracies["after export"], tests=source,
-                data=images, settings=int8,
+                folder, fp32, paths[INT8], pair.compact, fp32=accuracies["after export"], tests=source, data=images,
+                settings=int8, own_kernels=plan.kernels,
             )  # fmt: skip
             files.append(quantised.file)
             dense_bytes[INT8], accuracies["in int8"] = dense_bytes["onnx"], quantised.accuracy
@@ -179,6 +176,17 @@ def _write(
         reference = export_model(name, pair.dense, pair.example, references[name], samples=pair.samples)
         dense_bytes[name] = reference.bytes
     return files, dense_bytes
+
+
+def _to_quantise(pair: _Pair, exported: Path, folder: Path, plan: PlanSettings) -> Path:
+    """Return an fp32 file that onnxruntime can quantise: without our operators."""
+    if not plan.kernels:
+        return exported
+    from hetcompress.targets.int8_kernels import ordinary
+
+    path = folder / "ordinary.onnx"
+    path.write_bytes(onnx_bytes(ordinary(pair.compact), pair.example))
+    return path
 
 
 def _accuracies(pair: _Pair, onnx: Path | None, source: DataSource) -> dict[str, Accuracy]:

@@ -98,6 +98,7 @@ def quantise(
     tests: DataSource,
     data: DataSettings,
     settings: Int8Settings,
+    own_kernels: bool = False,
 ) -> Int8Report:
     """Quantise an exported ONNX file, with as many layers in fp32 as its accuracy needs, and verify what was written.
 
@@ -110,6 +111,7 @@ def quantise(
         tests: Test images.
         data: Where training images for calibration come from.
         settings: How much accuracy may be lost, and how many images to calibrate on.
+        own_kernels: Whether convolutions with many zeros run in our own kernel.
 
     Raises:
         InputError: There are no training images.
@@ -119,13 +121,15 @@ def quantise(
     batches = _calibration(folder, data, settings.images)
     samples = next(iter(tests.test_batches(256)))[0].contiguous()
     scheme = scheme_for(machine())
+    if own_kernels:  # which takes uint8 on every processor
+        scheme = dataclasses.replace(scheme, activations="uint8")
     open_file = EXPORT_TARGETS["onnx"]().open
     choices: list[Choice] = []
     agreements: list[Agreement] = []
 
     def write(temporary: Path) -> None:
         with tempfile.TemporaryDirectory(prefix="hetcompress-") as work:
-            quantiser = Quantiser(source, batches, scheme, Path(work))
+            quantiser = Quantiser(source, batches, scheme, Path(work), own_kernels=own_kernels)
             images, scratch = torch.cat(list(batches))[:RANKING_IMAGES], Path(work) / "one.onnx"
             choice = choose_layers(
                 quantiser, temporary, lowest=fp32.percent - settings.drop,

@@ -24,6 +24,8 @@ from torch import Tensor
 
 from hetcompress.errors import HetCompressError
 from hetcompress.graphs import ort_session, quiet
+from hetcompress.kernels.int8_onnx import INT8_OPERATOR
+from hetcompress.kernels.onnx_export import OPERATOR
 from hetcompress.machine import Machine
 from hetcompress.version import __version__
 
@@ -31,8 +33,9 @@ __all__ = ["Kernels", "Layer", "Quantiser", "Scheme", "count_kernels", "scheme_f
 
 VNNI = {"avx512_vnni", "avx_vnni", "amx_int8"}
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-INT8_CONVOLUTIONS, INT8_LINEAR = {"QLinearConv"}, {"QGemm", "QLinearMatMul"}
-FP32_CONVOLUTIONS, FP32_LINEAR = {"Conv", "FusedConv", "NhwcFusedConv"}, {"Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
+INT8_CONVOLUTIONS, INT8_LINEAR = {"QLinearConv", INT8_OPERATOR}, {"QGemm", "QLinearMatMul"}
+FP32_CONVOLUTIONS = {"Conv", "FusedConv", "NhwcFusedConv", OPERATOR}
+FP32_LINEAR = {"Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
 CONVERSIONS = {"QuantizeLinear", "DequantizeLinear"}
 
 
@@ -66,7 +69,7 @@ class Kernels:
     """Operators of the graph that onnxruntime runs on this processor after its optimisations.
 
     Attributes:
-        int8_convolutions: Convolutions in int8 kernels.
+        int8_convolutions: Convolutions in int8 kernels, our own among them.
         fp32_convolutions: Convolutions in fp32 kernels.
         int8_linear: Matrix products in int8 kernels.
         fp32_linear: Matrix products in fp32 kernels.
@@ -119,6 +122,7 @@ class Quantiser:
         batches: Images in the form that the model takes, at least one batch.
         scheme: The 8-bit types.
         folder: An existing folder for temporary files.
+        own_kernels: Whether convolutions with many zeros run in our own kernel.
 
     Attributes:
         layers: What can be quantised or left in fp32, in the order in which it runs.
@@ -127,7 +131,10 @@ class Quantiser:
         HetCompressError: onnxruntime's quantiser cannot deal with the model.
     """
 
-    def __init__(self, source: Path, batches: Sequence[Tensor], scheme: Scheme, folder: Path) -> None:
+    def __init__(
+        self, source: Path, batches: Sequence[Tensor], scheme: Scheme, folder: Path, *, own_kernels: bool = False
+    ) -> None:
+        self._own_kernels = own_kernels
         self._source, self._scheme, self._model = source, scheme, folder / "preprocessed.onnx"
         with _failures(source), quiet():
             from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -187,6 +194,10 @@ class Quantiser:
             quantizer.model.save_model_to_file(str(path))
             model = onnx.load(path)
         _shield(model.graph, {layer.node for layer in exclude})
+        if self._own_kernels:
+            from hetcompress.targets.int8_kernels import use_kernels
+
+            use_kernels(model)
         model.graph.ClearField("value_info")
         model.ClearField("metadata_props")
         onnx.helper.set_model_props(model, {"hetcompress": __version__})

@@ -43,6 +43,23 @@ def test_an_int8_file_beside_the_onnx_file(hc, finetuned, tmp_path):
     assert "pass --force" in err
 
 
+def test_int8_with_our_own_kernel(hc, digits, library, tmp_path):
+    hc("convert", "model.pt", *digits, "--group-in", 1, "--group-out", 16)
+    assert hc(*SMOKE, "--mac-ratio", 4)[0] == 0
+    code, out, err = hc(
+        *INT8, "--kernels", "--int8-drop", 20, "--seconds", 0.02, "-b", 1, "--json", "--int8-images", 100
+    )
+    assert code == 0, err
+    result = json.loads(out)["result"]
+    import onnx
+
+    operators = [node.op_type for node in onnx.load(tmp_path / "hetrun" / "export" / "model.int8.onnx").graph.node]
+    assert "QLinearVectorBlockConv2d" in operators
+    assert result["int8"]["unfused"] == 0
+    assert result["int8"]["drop"] <= 20
+    assert hc("bench", tmp_path / "hetrun" / "export" / "model.int8.onnx", "-b", 2, "--seconds", 0.02, "-q")[0] == 0
+
+
 def test_without_data(hc, digits, tmp_path):
     hc("convert", "model.pt", *digits)
     hc("prune", "--density", 0.5)

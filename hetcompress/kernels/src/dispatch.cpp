@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "vector_block.h"
+#include "int8.h"
 
 namespace hetc {
 namespace {
@@ -13,18 +13,31 @@ bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
 }
+bool has_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 #endif
+
+template <typename Any>
+bool wanted(const Any& path, const char* name) {
+  return !name || !std::strcmp(name, path.name);
+}
 
 }  // namespace
 
 const Path* find_path(const char* name) {
-  const auto wanted = [name](const Path& path) { return !name || !std::strcmp(name, path.name); };
 #if defined(__x86_64__)
-  if (has_avx512() && wanted(avx512_path())) return &avx512_path();
-  if (has_avx2() && wanted(avx2_path())) return &avx2_path();
+  if (has_avx512() && wanted(avx512_path(), name)) return &avx512_path();
+  if (has_avx2() && wanted(avx2_path(), name)) return &avx2_path();
 #endif
-  return wanted(portable_path()) ? &portable_path() : nullptr;
+  return wanted(portable_path(), name) ? &portable_path() : nullptr;
+}
+
+const Int8Path* find_int8_path(const char* name) {
+#if defined(__x86_64__)
+  if (has_vnni() && wanted(avx512vnni_int8_path(), name)) return &avx512vnni_int8_path();
+  if (has_avx2() && wanted(avx2_int8_path(), name)) return &avx2_int8_path();
+#endif
+  return wanted(portable_int8_path(), name) ? &portable_int8_path() : nullptr;
 }
 
 }  // namespace hetc
@@ -32,3 +45,5 @@ const Path* find_path(const char* name) {
 extern "C" int hetc_has_path(const char* path) { return hetc::find_path(path) != nullptr; }
 extern "C" const char* hetc_best_path(void) { return hetc::find_path(nullptr)->name; }
 extern "C" int64_t hetc_best_vector(void) { return hetc::find_path(nullptr)->best_vector; }
+extern "C" int hetc_int8_has_path(const char* path) { return hetc::find_int8_path(path) != nullptr; }
+extern "C" const char* hetc_int8_best_path(void) { return hetc::find_int8_path(nullptr)->name; }

@@ -23,7 +23,7 @@ struct KernelInfo;
 struct KernelContext;
 
 enum ErrorCode { kFail = 1, kInvalidArgument = 2 };
-enum ElementType { kFloat = 1, kInt32 = 6 };
+enum ElementType { kFloat = 1, kUint8 = 2, kInt8 = 3, kInt32 = 6 };
 enum Characteristic { kRequired = 0, kOptional = 1 };
 
 struct Api {

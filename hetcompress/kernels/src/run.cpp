@@ -1,13 +1,11 @@
 // One call: cut into tasks (a strip of the images x some blocks of filters), the tasks shared out among threads.
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
-#include <cstring>
 #include <limits>
-#include <memory>
-#include <new>
 
 #include "dispatch.h"
+#include "memory.h"
+#include "report.h"
 #include "run.h"
 #include "shape.h"
 #include "threads.h"
@@ -19,54 +17,6 @@ namespace {
 constexpr int64_t kCachedWeights = 512 << 10;
 // Results of a band of tiles on their way into a planar output.
 constexpr int64_t kBandFloats = 24 << 10;
-constexpr int64_t kAlignment = 64;
-
-struct Free {
-  void operator()(void* memory) const { std::free(memory); }
-};
-using Buffer = std::unique_ptr<float, Free>;
-
-Buffer allocate(int64_t floats) {
-  const size_t bytes = static_cast<size_t>(ceil_div(std::max<int64_t>(floats, 1) * 4, kAlignment) * kAlignment);
-  void* memory = std::aligned_alloc(kAlignment, bytes);
-  if (!memory) throw std::bad_alloc();
-  return Buffer(static_cast<float*>(memory));
-}
-
-// Memory that a thread keeps from call to call: fresh pages cost more than a small layer.
-class Scratch {
- public:
-  explicit Scratch(int64_t floats) {
-    if (taken_) {  // by a call that this thread is in the middle of
-      own_ = allocate(floats);
-      return;
-    }
-    if (held_ < floats) {
-      held_ = 0;
-      kept_.reset();
-      kept_ = allocate(floats);
-      held_ = floats;
-    }
-    taken_ = true;
-  }
-  ~Scratch() {
-    if (!own_) taken_ = false;
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-
-  float* get() const { return own_ ? own_.get() : kept_.get(); }
-
- private:
-  static thread_local Buffer kept_;
-  static thread_local int64_t held_;
-  static thread_local bool taken_;
-  Buffer own_;
-};
-
-thread_local Buffer Scratch::kept_;
-thread_local int64_t Scratch::held_ = 0;
-thread_local bool Scratch::taken_ = false;
 
 // Cuts `total` into the fewest parts of at most `most`, which differ by one at most, the longer ones first.
 struct Cut {
@@ -372,28 +322,14 @@ void run_checked(const hetc_conv2d& call, const Path& path, const Strips& strips
 }  // namespace hetc
 
 extern "C" int hetc_conv2d_run(const hetc_conv2d* call, char* message, size_t message_size) {
-  int code = HETC_OK;
-  std::string text;
-  try {
+  return hetc::report(message, message_size, [call] {
     if (!call || call->size != sizeof(hetc_conv2d)) throw hetc::Invalid("the caller was built for another version");
     hetc::check(*call);
     const hetc::Path* path = hetc::find_path(call->path);
     if (!path) throw hetc::Invalid("path: this processor does not run " + std::string(call->path));
-    if (call->output_size == 0) return HETC_OK;
+    if (call->output_size == 0) return;
     const hetc::Strips strips(*call);
     const std::vector<int32_t> offsets = strips.offsets(*call);
     hetc::run_checked(*call, *path, strips, offsets.data());
-  } catch (const hetc::Invalid& error) {
-    code = HETC_INVALID;
-    text = error.what();
-  } catch (const std::exception&) {  // bad_alloc, and system_error where no thread can be started
-    code = HETC_NO_MEMORY;
-    text = "out of memory or threads";
-  }
-  if (message && message_size) {
-    const size_t length = std::min(text.size(), message_size - 1);
-    std::memcpy(message, text.data(), length);
-    message[length] = 0;
-  }
-  return code;
+  });
 }
