@@ -178,6 +178,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def plan(self) -> Path:
+        """Which form each layer got when the model was lowered last."""
+        return self.path / "plan.json"
+
+    @property
     def pruned(self) -> Path:
         """Where the pruned weights are."""
         return self.path / PRUNED
@@ -230,6 +235,7 @@ class RunFolder:
         for name in ("report", "export"):
             shutil.rmtree(self.path / name, ignore_errors=True)
             self.manifest.get("stages", {}).pop(name, None)
+        self.plan.unlink(missing_ok=True)
 
 
 def check_free(path: Path, *, force: bool) -> None:

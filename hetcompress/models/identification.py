@@ -56,9 +56,13 @@ def _shapes_of(architecture: Architecture) -> Shapes:
     return dict(_cached_shapes(architecture.spec, tuple(sorted(architecture.arguments.items()))))
 
 
-def _ignored(name: str) -> bool:
-    # counters that older torch versions did not save; and the auxiliary heads that torchvision drops in evaluation
-    return name.endswith("num_batches_tracked") or name.startswith(("aux", "AuxLogits"))
+AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")
+"""What torchvision's GoogLeNet and Inception files hold beside the net."""
+
+
+def _counter(name: str) -> bool:
+    """Tell whether a tensor is a batch norm's counter, which older torch versions did not save."""
+    return name.endswith("num_batches_tracked")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +90,12 @@ class Difference:
 def differences(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> Difference:
     """Compare the tensors of a file with those of a model."""
     return Difference(
-        tuple(name for name in expected if name not in found and not _ignored(name)),
-        tuple(name for name in found if name not in expected and not _ignored(name)),
+        tuple(name for name in expected if name not in found and not _counter(name)),
+        tuple(
+            name
+            for name in found
+            if name not in expected and not _counter(name) and not name.startswith(AUXILIARY_HEADS)
+        ),
         tuple(
             f"{name} {_size(found[name])} for {_size(shape)}"
             for name, shape in expected.items()

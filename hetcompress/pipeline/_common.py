@@ -125,6 +125,7 @@ def finish(folder: RunFolder, stage: str, settings: Mapping[str, Any], result: F
     folder.discard_results()
     if stage == "prune":  # what an earlier training measured speaks of another net
         folder.manifest["stages"].pop("finetune", None)
+        folder.metrics.unlink(missing_ok=True)
     density, ratio = kept_of(result.model, folder.input_spec)
     results = {
         **settings,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,9 @@ def _input_spec(
     for option, values in (("--mean", mean), ("--std", std)):
         if len(values) != channels:
             raise UsageError(option, expected=f"{channels} numbers, one for each channel", found=str(len(values)))
+    for option, values in (("--mean", mean), ("--std", std)):
+        if not all(map(math.isfinite, values)):
+            raise UsageError(option, expected="finite numbers", found=f"{values}")
     if min(std) <= 0 or min(size) < 1:
         raise UsageError("--std and --input-size", expected="positive numbers", found=f"{std} and {size}")
     return InputSpec(size, mean, std)

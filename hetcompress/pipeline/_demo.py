@@ -28,6 +28,8 @@ __all__ = ["Demo", "demo", "train_digits"]
 ARCHITECTURE = "hetcompress:digits_net"
 DENSE_EPOCHS, EPOCHS = 12, 16
 MAC_RATIO = 3.0
+STAGE1 = 0.4
+"""Few steps make an epoch of this small set, and shapes need some hundred to settle."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +88,15 @@ def demo(folder: Path, *, reporter: Callable[[], Reporter], announce: Callable[[
     dense = train_digits(checkpoint, reporter())
     announce(f"hetcompress convert {checkpoint} --run {run} --family centre")
     converted = convert(checkpoint, run=run, family="centre")
-    announce(f"hetcompress finetune --run {run} --data digits --mac-ratio {MAC_RATIO:g} --epochs {EPOCHS} -b 64")
+    announce(
+        f"hetcompress finetune --run {run} --data digits --mac-ratio {MAC_RATIO:g} --epochs {EPOCHS} -b 64 "
+        f"--stage1 {STAGE1:g}"
+    )
     finetuned = finetune(
         run,
         data=DataSettings("digits"),
         train=TrainSettings(epochs=EPOCHS, batch_size=64),
-        shapes=ShapeSettings(mac_ratio=MAC_RATIO),
+        shapes=ShapeSettings(mac_ratio=MAC_RATIO, stage1=STAGE1),
         reporter=reporter(),
     )
     announce(f"hetcompress report --run {run} --seconds 0.5")

@@ -13,7 +13,7 @@ import torch
 
 from hetcompress.artifacts import RunFolder
 from hetcompress.errors import UsageError
-from hetcompress.files import write_text
+from hetcompress.files import sha256_of, write_text
 from hetcompress.finetuning import finetune as finetune_model
 from hetcompress.goals import ShapeSettings
 from hetcompress.pipeline._common import DataSettings, Pruned, check_classes, finish, open_run_data
@@ -45,7 +45,7 @@ def finetune(
         run: The run folder.
         data: Where images come from.
         train: How weights are trained.
-        shapes: The target, and how shapes are learned; by default MAC ratio 2.05.
+        shapes: The target, and how shapes are learned; by default MAC ratio 2.
         arch: The user's own factory, where the run was made with one.
         stage: "both", or "fine": train the weights of what `prune` left.
         resume: "auto" goes on from a checkpoint of the same settings; "never" starts anew.
@@ -89,9 +89,9 @@ def finetune(
 
 
 def _fingerprint(settings: Mapping[str, Any], weights: Path) -> str:
-    """Identify what a checkpoint belongs to: the settings, and the weights it started from (size and time)."""
-    facts = weights.stat()
-    text = json.dumps({**settings, "weights": [facts.st_size, facts.st_mtime_ns]}, sort_keys=True)
+    """Identify what a checkpoint belongs to: the settings that move numbers, and the weights it started from."""
+    data = {name: value for name, value in settings["data"].items() if name not in ("root", "download", "workers")}
+    text = json.dumps({**settings, "data": data, "weights": sha256_of(weights)}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

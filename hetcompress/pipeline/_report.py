@@ -162,7 +162,7 @@ def lowered_pair(run: RunFolder, settings: PlanSettings) -> tuple[nn.Module, nn.
     dense = fold_batch_norms(run.dense_model(), example)
     pruned = run.pruned_model()
     planned = make_plan(dense, pruned, example, settings)
-    write_text(run.path / "plan.json", json.dumps({"schema": 1, **planned.to_json()}, indent=2) + "\n")
+    write_text(run.plan, json.dumps({"schema": 1, **planned.to_json()}, indent=2) + "\n")
     return dense, pruned, planned
 
 
