@@ -37,7 +37,7 @@ def collect(folder: Path, seconds: dict[str, float]) -> dict[str, object]:
         "seconds": seconds,
         "source": manifest["source"],
         "architecture": manifest["architecture"],
-        "conversion": {key: value for key, value in manifest["conversion"].items() if key != "layers"},
+        "conversion": next(iter(manifest["conversion"]["layers"].values())),  # all alike here
         "finetune": finetune,
         "epochs": epochs,
         "report": {key: value for key, value in report.items() if key != "layers"},

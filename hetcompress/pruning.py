@@ -19,7 +19,7 @@ from hetcompress.errors import NothingToDoError
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
 from hetcompress.surgery import named_modules_of, replace_modules_
 
-__all__ = ["allocate", "kept_cost", "prune", "pruned_skeleton"]
+__all__ = ["allocate", "kept_cost", "magnitudes", "prune", "pruned_skeleton"]
 
 TOLERANCE = 0.01
 """How far, relatively, the kept cost may stay from what was asked."""
@@ -92,7 +92,8 @@ def allocate(
     Raises:
         NothingToDoError: The budget cannot be met within 1 %; the message says what can.
     """
-    scale = max(budget.unit_costs.values())
+    costs = [cost for cost in budget.unit_costs.values() if cost > 0] or [1.0]
+    scale = max(costs)
     close = CLOSE if all(layer.family.block == 1 for layer in layers.values()) else CLOSE_IN_BLOCKS
     survivors: Masks = {}
 
@@ -107,7 +108,7 @@ def allocate(
         return masks
 
     bound = 1.0 + 2 * max((float(value.abs().max()) for value in logits.values() if value.numel()), default=0.0)
-    bound *= scale / min(budget.unit_costs.values())
+    bound *= scale / min(costs)
     low, high = -bound, bound
     most, least = at(low), at(high)
     chosen = most
@@ -150,19 +151,25 @@ def _check_reached(layers: Mapping[str, LearnableHetConv2d], chosen: Masks, leas
     kept = kept_cost(layers, chosen, budget)
     if abs(kept - budget.kept) <= TOLERANCE * budget.kept:
         return
-    lowest, highest = kept_cost(layers, least, budget), budget.total
-    if budget.unit == "MAC ratio":
-        reachable = (
-            f"MAC ratios {budget.total / highest:.4g} to {budget.total / lowest:.4g}, nearest {budget.total / kept:.4g}"
-        )
-    else:
-        reachable = f"densities {lowest / budget.total:.3g} to 1, nearest {kept / budget.total:.4g}"
+    most = min(budget.total, budget.reference)  # nothing needs to cost more than the dense model
+    ends = sorted(budget.value(cost) for cost in (kept_cost(layers, least, budget), most))
+    units = "densities" if budget.unit == "density" else f"{budget.unit}s"
     raise NothingToDoError(
         f"target {budget} cannot be reached within 1 %",
-        expected=reachable,
+        expected=f"{units} {ends[0]:.3g} to {ends[1]:.4g}, nearest {budget.value(kept):.4g}",
         found=str(budget),
         fix="aim at the nearest, or convert with smaller channel groups (--group-out, --group-in) or more layers",
     )
+
+
+@torch.no_grad()
+def magnitudes(layers: Mapping[str, LearnableHetConv2d]) -> dict[str, Float[Tensor, "o i kh kw"]]:
+    """Return what each tap of each channel group is worth by its mean square weight, relative to its layer's."""
+    scores = {}
+    for name, layer in layers.items():
+        squares = layer.tap_norms().square()
+        scores[name] = squares / squares.mean().clamp_min(torch.finfo(squares.dtype).tiny)
+    return scores
 
 
 def prune(model: nn.Module, budget: Budget, *, logits: Mapping[str, Tensor] | None = None) -> nn.Module:

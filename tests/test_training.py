@@ -193,10 +193,11 @@ def test_senseless_training_settings(settings, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "expected one of --density and --mac-ratio"),
-        ({"density": 0.5, "mac_ratio": 2.0}, "expected one of --density and --mac-ratio"),
+        ({}, "expected one of --density, --mac-ratio, --latency-ratio"),
+        ({"density": 0.5, "mac_ratio": 2.0}, "expected one of --density, --mac-ratio, --latency-ratio"),
         ({"density": 0.5, "method": "magic"}, "method 'magic'"),
         ({"density": 0.5, "penalty": "macs"}, "--penalty macs: expected a target given by --mac-ratio"),
+        ({"mac_ratio": 2, "penalty": "latency"}, "--penalty latency: expected a target given by --latency-ratio"),
         ({"density": 0.5, "stage1": 1.0}, "--stage1"),
     ],
 )

@@ -155,7 +155,13 @@ AFTER_CONVERT = {
     ),
     "density 1.5": (("prune", "--density", 1.5), 2, "--density: expected a number in (0, 1], found 1.5"),
     "density nan": (("prune", "--density", "nan"), 2, "--density: expected a number in (0, 1], found nan"),
-    "two targets": (("prune", "--density", 0.5, "--mac-ratio", 2), 2, "expected one of --density and --mac-ratio"),
+    "two targets": (
+        ("prune", "--density", 0.5, "--mac-ratio", 2),
+        2,
+        "expected one of --density, --mac-ratio, --latency-ratio",
+    ),
+    "three targets": (("prune", "--density", 0.5, "--latency-ratio", 2), 2, "found --density and --latency-ratio"),
+    "latency ratio": (("prune", "--latency-ratio", 0.5), 2, "--latency-ratio: expected a number of at least 1"),
     "unreachable": (("prune", "--mac-ratio", 500), 4, "cannot be reached within 1 %: expected MAC ratios 1 to"),
     "batch": (("finetune", "--data", "digits", "-b", 5000), 2, "--batch-size: expected at most the"),
 }
@@ -187,7 +193,7 @@ def test_damaged_run_folders(hc, digits, tmp_path):
     manifest = tmp_path / "hetrun" / "run.json"
     text = manifest.read_text()
     for damaged, message in (
-        (text.replace('"format": 1', '"format": 2'), "expected format 1, found format 2"),
+        (text.replace('"format": 2', '"format": 3'), "expected format 1 or 2, found format 3"),
         (text[:100], "expected a readable run.json"),
         ("[]", "expected a readable run.json"),
     ):
