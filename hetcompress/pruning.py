@@ -172,13 +172,16 @@ def magnitudes(layers: Mapping[str, LearnableHetConv2d]) -> dict[str, Float[Tens
     return scores
 
 
-def prune(model: nn.Module, budget: Budget, *, logits: Mapping[str, Tensor] | None = None) -> nn.Module:
+def prune(
+    model: nn.Module, budget: Budget, *, logits: Mapping[str, Tensor] | None = None, strict: bool = True
+) -> nn.Module:
     """Return a copy of `model` whose shapes are fixed and whose kept cost meets the budget.
 
     Args:
         model: A converted model; it is left alone.
         budget: What may be kept.  A family that is not learnable keeps its pattern, whatever the budget.
         logits: What shapes are worth; by default each layer's own logits.
+        strict: See `allocate`.
 
     Raises:
         NothingToDoError: The model has no learnable layers, or the budget cannot be met.
@@ -189,7 +192,8 @@ def prune(model: nn.Module, budget: Budget, *, logits: Mapping[str, Tensor] | No
     new = copy.deepcopy(model)
     if not all(layer.family.learnable for layer in layers.values()):
         return replace_modules_(new, {name: layer.freeze() for name, layer in layers.items()})
-    masks = allocate(layers, logits or {name: layer.shape_logits.detach() for name, layer in layers.items()}, budget)
+    worths = logits or {name: layer.shape_logits.detach() for name, layer in layers.items()}
+    masks = allocate(layers, worths, budget, strict=strict)
     pruned = {}
     for name, layer in layers.items():
         groups = layer.channel_groups

@@ -13,6 +13,7 @@ from hetcompress.budgets import Budget
 from hetcompress.conversion import convert
 from hetcompress.granularity import FINEST_FIRST, GRANULARITIES, Grain
 from hetcompress.lowering import LOWERINGS, lower
+from hetcompress.models import MODELS
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
 from hetcompress.pruning import kept_cost, magnitudes, prune
 from hetcompress.shapes import SetShapes
@@ -60,7 +61,7 @@ def test_sets_become_one_group_convolution():
     net = nn.Sequential(nn.Conv2d(3, 64, 3), conv)
     model = convert(net, grains={"1": GRANULARITIES["sets"](conv)}).model
     layers = named_modules_of(model, LearnableHetConv2d)
-    pruned = prune(model, Budget.of_density(layers, 0.33)).eval()
+    pruned = prune(model, Budget.of_density(layers, 0.334)).eval()  # one block of 16 channels in each set
     layer = pruned[1]
     form = LOWERINGS["filter-split"]().rewrite(layer)
     grouped = [m for m in form.modules() if isinstance(m, nn.Conv2d) and m.groups == 4]
@@ -101,9 +102,11 @@ def test_runs_of_the_first_format_open(hc, digits, tmp_path):
 
 
 @pytest.mark.parametrize("name", [*sorted(GRANULARITIES), "auto"])
-def test_the_command_line_takes_granularities(hc, digits, tmp_path, monkeypatch, name):
+def test_the_command_line_takes_granularities(hc, tmp_path, monkeypatch, name):
     monkeypatch.setenv("HETCOMPRESS_CACHE", str(tmp_path / "cache"))
-    code, out, err = hc("convert", "model.pt", *digits, "--granularity", name)
+    torch.save(MODELS["digits_net"].build(width=64).state_dict(), tmp_path / "model.pt")
+    wide = ("--arch", "hetcompress:digits_net", "--arch-arg", "width=64")
+    code, out, err = hc("convert", "model.pt", *wide, "--granularity", name)
     assert code == 0, err
     assert "converted: " + ("" if name == "auto" else name) in out
     assert json.loads((tmp_path / "hetrun" / "run.json").read_text())["conversion"]["granularity"] == name

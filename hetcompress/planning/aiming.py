@@ -1,14 +1,15 @@
 """Aiming at a time: the budget whose shapes really take the time that is asked for.
 
-The expected time of a model is ``fixed + sum over layers of price * kept weights``.  Prices come from single layers;
-``fixed`` is whatever makes the line go through a whole model that was measured.  So: prune along the line through the
-dense model, measure what came out, move the line there, and again until the measured time is the one asked for.
+The expected time of a model is ``fixed + slope * sum over layers of price * kept weights``.  Prices come from single
+layers and say what to prune; ``fixed`` and ``slope`` come from whole models, which alone say how long it takes.  So:
+prune along the line through the dense model with slope 1, measure what came out, and go on along the line through the
+measured points around the time asked for, until it is met.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxtyping import Float
@@ -28,7 +29,9 @@ __all__ = ["Aim", "TimeRatio", "aim", "time_ratio"]
 
 CLOSE = 0.03
 """A measured ratio within this of the one asked for is met: the same files measured twice differ by as much."""
-ROUNDS = 4
+ROUNDS = 6
+LEAST = 0.03
+"""Share of the prices of all weights; a target beyond cannot be reached."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,24 +138,57 @@ def aim(
             "--latency-ratio", expected="shapes that can be learned", found=f"family {', '.join(fixed_families)}"
         )
     prices = layer_prices(converted, example, settings)
-    reference = fold_batch_norms(dense, example)
-    dense_ms = against(reference, reference, example, settings).dense.median_ms
     if not any(prices.values()):
         raise _unreachable(ratio, "1: on this runtime no layer is faster in any form than dense")
-    fixed = dense_ms - sum(price * layers[name].weight.numel() for name, price in prices.items())
-    aims: list[Aim] = []
+    reference = fold_batch_norms(dense, example)
+    dense_ms = against(reference, reference, example, settings).dense.median_ms
+    full = sum(price * layers[name].weight.numel() for name, price in prices.items())
+    points, aims = [(full, dense_ms)], []
     for _ in range(ROUNDS):
-        budget = Budget.of_time_ratio(layers, prices, fixed=fixed, dense=dense_ms, ratio=ratio)
-        pruned = prune(converted, budget, logits=logits)
+        worth, slope = next_point(points, dense_ms / ratio)
+        scaled = {name: slope * price for name, price in prices.items()}
+        fixed = dense_ms / ratio - slope * worth
+        budget = Budget.of_time_ratio(layers, scaled, fixed=fixed, dense=dense_ms, ratio=ratio)
+        pruned = prune(converted, budget, logits=logits, strict=False)
         time = time_ratio(dense, pruned, example, budget, settings)
         aims.append(Aim(budget, pruned, time))
         if abs(time.measured / ratio - 1) <= CLOSE:
             return aims[-1]
-        fixed += dense_ms / time.measured - dense_ms / time.expected
+        points.append(((_cost(pruned, budget) - fixed) / slope, dense_ms / time.measured))
+        if time.measured < ratio and worth <= LEAST * full:
+            break
     best = min(aims, key=lambda found: abs(found.time.measured - ratio))
     if best.time.missed:
-        raise _unreachable(ratio, f"about {best.time.measured:.3g}, the nearest that was measured")
+        raise _unreachable(ratio, f"{max(found.time.measured for found in aims):.3g}, the highest that was measured")
     return best
+
+
+def next_point(points: Sequence[tuple[float, float]], wanted: float) -> tuple[float, float]:
+    """Return how much to keep next, at its price, and the slope of time there.
+
+    Args:
+        points: What was kept, at its price, and the measured time of the whole; the dense model first.
+        wanted: The time to reach.
+    """
+    full, least = points[0][0], LEAST * points[0][0]
+    slow = min(point for point in points if point[1] >= wanted or point == points[0])
+    fast = max((point for point in points if point[1] < wanted), default=None)
+    if len(points) == 1:  # prices alone
+        return min(full, max(least, full - (slow[1] - wanted))), 1.0
+    if fast is not None:  # between both
+        slope = _slope(slow, fast)
+        return (fast[0] + (wanted - fast[1]) / slope, slope) if slope else ((slow[0] + fast[0]) / 2, 1.0)
+    slope = _slope(sorted(points)[1], slow)  # beyond the fastest so far, in steps that cannot get lost
+    nearer = slow[0] - (slow[1] - wanted) / slope if slope else 0.0
+    return max(least, slow[0] / 3, min(0.8 * slow[0], nearer)), slope or 1.0
+
+
+def _slope(first: tuple[float, float], second: tuple[float, float]) -> float | None:
+    """Return the slope through two points, None where noise has turned it round."""
+    if first[0] == second[0]:
+        return None
+    slope = (first[1] - second[1]) / (first[0] - second[0])
+    return slope if slope > 0 else None
 
 
 def _unreachable(ratio: float, reachable: str) -> NothingToDoError:

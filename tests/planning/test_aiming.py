@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from pretending import Weighing, weighing  # noqa: F401  a fixture
 from torch import nn
 
@@ -10,6 +12,7 @@ from hetcompress.errors import NothingToDoError, UsageError
 from hetcompress.granularity import GRANULARITIES
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
 from hetcompress.planning import PlanSettings, aim, choose_granularities, layer_prices, measured
+from hetcompress.planning.aiming import ROUNDS, next_point
 from hetcompress.planning.prices import at_density
 from hetcompress.pruning import magnitudes
 from hetcompress.shapes import build_family
@@ -84,7 +87,7 @@ def test_what_is_asked_is_what_is_measured(weighing, ratio, hidden):  # noqa: F8
     dense, converted = nets("free")
     found = aim(dense, converted, EXAMPLE, ratio, SETTINGS, worths(converted))
     assert found.time.measured == pytest.approx(ratio, rel=0.03)
-    assert found.time.expected == pytest.approx(ratio, rel=0.011)
+    assert found.time.expected == pytest.approx(ratio, rel=0.02)
     assert not found.time.missed
     assert found.budget.unit == "time ratio"
     assert all(layer.mask().any() for layer in named_modules_of(found.pruned, HetConv2d).values())
@@ -93,7 +96,7 @@ def test_what_is_asked_is_what_is_measured(weighing, ratio, hidden):  # noqa: F8
 
 def test_what_cannot_be_reached_says_what_can(weighing):  # noqa: F811
     dense, converted = nets()
-    with pytest.raises(NothingToDoError, match=r"target time ratio 50 .*expected time ratios 1 to \d+\.\d+"):
+    with pytest.raises(NothingToDoError, match=r"target time ratio 50 .*expected a time ratio of \d.*highest that was"):
         aim(dense, converted, EXAMPLE, 50, SETTINGS, worths(converted))
     with pytest.raises(UsageError, match="--latency-ratio: expected a number of at least 1, found"):
         aim(dense, converted, EXAMPLE, 0.5, SETTINGS, worths(converted))
@@ -134,3 +137,24 @@ def test_the_finest_granularity_that_is_about_as_fast(weighing, monkeypatch, slo
     assert {name: found.granularity for name, found in chosen.items()} == dict.fromkeys(("middle", "last"), expected)
     assert set(chosen["last"].times) == set(GRANULARITIES)
     assert chosen["last"].grain.to_json() == GRANULARITIES[expected](nets()[0].last).to_json()
+
+
+@given(st.floats(0.3, 2.0), st.floats(0.0, 0.3), st.floats(1.05, 2.0))
+def test_points_converge_whatever_single_layers_hide(slope, plateau, ratio):
+    """A whole model whose time is bent: nothing is gained at first, and prices are off by a factor."""
+    full, dense = 10.0, 25.0
+
+    def time_of(worth):
+        return min(dense, dense - slope * (full * (1 - plateau) - worth))
+
+    if time_of(0.0) > dense / ratio * 0.95:
+        return  # cannot be reached
+    points = [(full, dense)]
+    for _ in range(12):
+        worth, _ = next_point(points, dense / ratio)
+        assert 0.0 < worth <= full
+        points.append((worth, time_of(worth)))
+        if abs(dense / points[-1][1] / ratio - 1) <= 0.03:
+            break
+    assert dense / points[-1][1] == pytest.approx(ratio, rel=0.03)
+    assert len(points) <= ROUNDS + 1
