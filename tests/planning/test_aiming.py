@@ -1,5 +1,7 @@
 """Targets of time: prices from single layers, and the budget that a whole model confirms."""
 
+import json
+
 import pytest
 import torch
 from hypothesis import given
@@ -158,3 +160,22 @@ def test_points_converge_whatever_single_layers_hide(slope, plateau, ratio):
             break
     assert dense / points[-1][1] == pytest.approx(ratio, rel=0.03)
     assert len(points) <= ROUNDS + 1
+
+
+def test_the_command_line_reaches_a_ratio_of_time(hc, digits, weighing, tmp_path):  # noqa: F811
+    assert hc("convert", "model.pt", *digits)[0] == 0
+    code, out, err = hc("prune", "--latency-ratio", 1.2)
+    assert code == 0, err
+    assert "time ratio asked 1.2, expected 1.2" in out
+    manifest = tmp_path / "hetrun" / "run.json"
+    found = json.loads(manifest.read_text())["stages"]["prune"]["time_ratio"]
+    assert found["measured"] == pytest.approx(1.2, rel=0.03)
+    assert found["settings"]["target"] == "ort-cpu"
+    smoke = ("finetune", "--data", "digits", "--max-steps", 6, "-b", 32, "-q", "--method", "penalty")
+    code, out, err = hc(*smoke, "--latency-ratio", 1.2)
+    assert code == 0, err
+    assert "time ratio asked 1.2" in out
+    stages = json.loads(manifest.read_text())["stages"]
+    assert stages["finetune"]["time_ratio"]["expected"] == pytest.approx(1.2, rel=0.02)
+    assert stages["aim"]["budget"]["unit"] == "time ratio"
+    assert set(stages["aim"]["budget"]["unit_costs"]) == {"conv2", "conv3", "conv4"}
