@@ -157,10 +157,10 @@ def aim(
         points.append(((_cost(pruned, budget) - fixed) / slope, dense_ms / time.measured))
         if time.measured < ratio and worth <= LEAST * full:
             break
-    best = min(aims, key=lambda found: abs(found.time.measured - ratio))
-    if best.time.missed:
+    fast_enough = [found for found in aims if not found.time.missed]
+    if not fast_enough:
         raise _unreachable(ratio, f"{max(found.time.measured for found in aims):.3g}, the highest that was measured")
-    return best
+    return min(fast_enough, key=lambda found: found.time.measured)  # coarse shapes may leap over the ratio
 
 
 def next_point(points: Sequence[tuple[float, float]], wanted: float) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from hetcompress.conversion import convert
 from hetcompress.errors import NothingToDoError, UsageError
 from hetcompress.granularity import GRANULARITIES
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
-from hetcompress.planning import PlanSettings, aim, choose_granularities, layer_prices, measured
+from hetcompress.planning import PlanSettings, TimeRatio, aim, aiming, choose_granularities, layer_prices, measured
 from hetcompress.planning.aiming import ROUNDS, next_point
 from hetcompress.planning.prices import at_density
 from hetcompress.pruning import magnitudes
@@ -179,3 +179,16 @@ def test_the_command_line_reaches_a_ratio_of_time(hc, digits, weighing, tmp_path
     assert stages["finetune"]["time_ratio"]["expected"] == pytest.approx(1.2, rel=0.02)
     assert stages["aim"]["budget"]["unit"] == "time ratio"
     assert set(stages["aim"]["budget"]["unit_costs"]) == {"conv2", "conv3", "conv4"}
+
+
+def test_coarse_shapes_may_leap_over_the_ratio(weighing, monkeypatch):  # noqa: F811
+    def leaping(dense, pruned, example, budget, settings):
+        kept = sum(float(layer.mask().mean()) for layer in named_modules_of(pruned, HetConv2d).values())
+        ratio = 1.6 if kept < 1 else 1.0
+        return TimeRatio(budget.target, ratio, ratio, ratio, ratio, {})
+
+    monkeypatch.setattr(aiming, "time_ratio", leaping)
+    dense, converted = nets("free")
+    assert aim(dense, converted, EXAMPLE, 1.2, SETTINGS, worths(converted)).time.measured == 1.6
+    with pytest.raises(NothingToDoError, match=r"expected a time ratio of 1\.6, the highest that was measured"):
+        aim(dense, converted, EXAMPLE, 2, SETTINGS, worths(converted))
