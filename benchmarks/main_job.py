@@ -54,7 +54,7 @@ def collect(folder: Path, seconds: dict[str, float]) -> dict[str, Any]:
         "seconds": seconds,
         "source": said["source"],
         "architecture": said["architecture"],
-        "conversion": {key: value for key, value in said["conversion"].items() if key != "layers"},
+        "conversion": next(iter(said["conversion"]["layers"].values())),  # all alike here
         "finetune": finetune,
         "epochs": [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()],
         "report": {key: value for key, value in report.items() if key != "layers"},

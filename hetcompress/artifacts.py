@@ -30,13 +30,14 @@ from torch import Tensor, nn
 from hetcompress.conversion import convert
 from hetcompress.errors import HetCompressError, InputError, UsageError
 from hetcompress.files import write_atomically, write_text
+from hetcompress.granularity import Grain
 from hetcompress.models import Architecture, InputSpec
 from hetcompress.pruning import pruned_skeleton
-from hetcompress.shapes import build_family
 
 __all__ = ["FORMAT", "RunFolder"]
 
-FORMAT = 1
+FORMAT = 2
+"""1 had one family and one size of channel groups for all layers; it is read."""
 MANIFEST = "run.json"
 DENSE, CONVERTED, PRUNED = "dense.safetensors", "converted.safetensors", "pruned.safetensors"
 REGISTERED = ("hetcompress:", "torchvision:", "timm:")
@@ -72,6 +73,15 @@ def _load_weights(path: Path, model: nn.Module, step: str) -> nn.Module:
         found = f"missing {absent[:3]}, unexpected {list(unexpected)[:3]}"
         raise InputError(f"{path}", expected="the tensors of the model", found=found, fix=f"run `{step}` again")
     return model.eval()
+
+
+def _upgraded(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return the contents of run.json as the present format has them."""
+    if manifest["format"] == FORMAT:
+        return manifest
+    common = dict(manifest["conversion"])
+    layers = dict.fromkeys(common.pop("layers"), common)
+    return {**manifest, "format": FORMAT, "conversion": {"granularity": None, "layers": layers}}
 
 
 class RunFolder:
@@ -140,12 +150,12 @@ class RunFolder:
                 f"run folder {path}", expected=f"a readable {MANIFEST}", found=f"{type(error).__name__}: {error}",
                 fix="run `hetcompress convert CHECKPOINT --force` again",
             ) from None  # fmt: skip
-        if version != FORMAT:
+        if version not in (1, FORMAT):
             raise InputError(
-                f"run folder {path}", expected=f"format {FORMAT}", found=f"format {version}",
+                f"run folder {path}", expected=f"format 1 or {FORMAT}", found=f"format {version}",
                 fix="open it with the version of hetcompress that wrote it, or a newer one",
             )  # fmt: skip
-        return cls(path, manifest, factory)
+        return cls(path, _upgraded(manifest), factory)
 
     def save(self) -> None:
         """Write run.json."""
@@ -202,12 +212,8 @@ class RunFolder:
         return _load_weights(self.path / DENSE, self._build(), "hetcompress convert")
 
     def _converted(self) -> nn.Module:
-        settings = self.manifest["conversion"]
-        family = build_family(settings["family"], settings["family_arguments"])
-        chosen = settings["layers"]
-        return convert(
-            self._build(), family=family, group_out=settings["group_out"], group_in=settings["group_in"], include=chosen
-        ).model
+        grains = {name: Grain.from_json(values) for name, values in self.manifest["conversion"]["layers"].items()}
+        return convert(self._build(), grains=grains, include=list(grains)).model
 
     def converted_model(self) -> nn.Module:
         """Return the learnable model, in eval mode."""

@@ -1,4 +1,4 @@
-"""What may be kept of a model: a share of its weights, or of its MACs."""
+"""What may be kept of a model: a share of its weights, of its MACs, or of its time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from collections.abc import Mapping
 from hetcompress.errors import UsageError
 from hetcompress.nn import LearnableHetConv2d
 
-__all__ = ["Budget"]
+__all__ = ["Budget", "check_ratio"]
+
+
+def check_ratio(option: str, ratio: float) -> None:
+    """Refuse what is no ratio of a dense model to a smaller one.
+
+    Raises:
+        UsageError: `ratio` is below 1 or not finite.
+    """
+    if not (math.isfinite(ratio) and ratio >= 1):
+        raise UsageError(option, expected="a number of at least 1", found=str(ratio))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,12 +27,14 @@ class Budget:
     """How much of the converted layers may be kept.
 
     Attributes:
-        unit_costs: What one kept weight costs, by layer: 1 when weights are counted, output positions when MACs are.
-        fixed: Cost of everything that is not converted, in the same unit (0 when densities are meant).
-        total: Cost of the dense model, `fixed` included.
+        unit_costs: What one kept weight costs, by layer: 1 when weights are counted, output positions when MACs are,
+            milliseconds when time is; 0 where fewer weights save nothing.
+        fixed: What is paid whatever is kept, in the same unit (0 when densities are meant).
+        total: Cost of keeping everything, `fixed` included.
         kept: What may be left of `total`, `fixed` included.
-        unit: "density" or "MAC ratio".
+        unit: "density", "MAC ratio" or "time ratio".
         target: The target as the user gave it.
+        reference: What densities and ratios relate to: the cost of the dense model.
     """
 
     unit_costs: Mapping[str, float]
@@ -31,6 +43,7 @@ class Budget:
     kept: float
     unit: str
     target: float
+    reference: float
 
     @classmethod
     def of_density(cls, layers: Mapping[str, LearnableHetConv2d], density: float) -> Budget:
@@ -42,7 +55,7 @@ class Budget:
         if not (math.isfinite(density) and 0 < density <= 1):
             raise UsageError("--density", expected="a number in (0, 1]", found=str(density))
         total = float(sum(layer.weight.numel() for layer in layers.values()))
-        return cls(dict.fromkeys(layers, 1.0), 0.0, total, density * total, "density", density)
+        return cls(dict.fromkeys(layers, 1.0), 0.0, total, density * total, "density", density, total)
 
     @classmethod
     def of_mac_ratio(
@@ -59,16 +72,49 @@ class Budget:
         Raises:
             UsageError: `ratio` is below 1 or not finite.
         """
-        if not (math.isfinite(ratio) and ratio >= 1):
-            raise UsageError("--mac-ratio", expected="a number of at least 1", found=str(ratio))
+        check_ratio("--mac-ratio", ratio)
         converted = sum(layer.weight.numel() * positions[name] for name, layer in layers.items())
         costs = {name: float(positions[name]) for name in layers}
-        return cls(costs, float(total_macs - converted), float(total_macs), total_macs / ratio, "MAC ratio", ratio)
+        total = float(total_macs)
+        return cls(costs, total - converted, total, total / ratio, "MAC ratio", ratio, total)
+
+    @classmethod
+    def of_time_ratio(
+        cls,
+        layers: Mapping[str, LearnableHetConv2d],
+        prices: Mapping[str, float],
+        *,
+        fixed: float,
+        dense: float,
+        ratio: float,
+    ) -> Budget:
+        """Return the budget of a ratio of the dense model's time to the expected time.
+
+        Args:
+            layers: The converted layers.
+            prices: Milliseconds of one kept weight of each layer, at least 0.
+            fixed: Milliseconds that are paid whatever is kept.
+            dense: Milliseconds of the dense model.
+            ratio: Dense over expected time.
+
+        Raises:
+            UsageError: `ratio` is below 1 or not finite.
+        """
+        check_ratio("--latency-ratio", ratio)
+        total = fixed + sum(layer.weight.numel() * prices[name] for name, layer in layers.items())
+        return cls(dict(prices), fixed, total, dense / ratio, "time ratio", ratio, dense)
+
+    def value(self, cost: float) -> float:
+        """Return the density, or the ratio, that a cost amounts to (infinite where nothing is left to pay)."""
+        if self.unit == "density":
+            return cost / self.reference
+        return self.reference / cost if cost > 0 else math.inf
 
     @property
     def share(self) -> float:
         """What may be kept of the converted layers alone, 0 to 1 (below 0 when not even all of them would do)."""
-        return (self.kept - self.fixed) / (self.total - self.fixed)
+        converted = self.total - self.fixed
+        return (self.kept - self.fixed) / converted if converted else 1.0
 
     def __str__(self) -> str:
         return f"{self.unit} {self.target:g}"

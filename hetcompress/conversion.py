@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
 from hetcompress.errors import NothingToDoError, UsageError
+from hetcompress.granularity import Grain
 from hetcompress.nn import GroupSize, HetConv2d, LearnableHetConv2d
 from hetcompress.registry import suggestion
-from hetcompress.shapes import ShapeFamily
+from hetcompress.shapes import FreeShapes, ShapeFamily
 from hetcompress.surgery import named_modules_of, replace_modules_
 
 __all__ = ["CONVERTIBLE", "Conversion", "LayerPlan", "convert", "plan_conversion"]
@@ -133,9 +134,10 @@ def plan_conversion(
 def convert(
     model: nn.Module,
     *,
-    family: ShapeFamily,
+    family: ShapeFamily | None = None,
     group_out: GroupSize = "all",
     group_in: GroupSize = 1,
+    grains: Mapping[str, Grain] | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> Conversion:
@@ -145,9 +147,10 @@ def convert(
 
     Args:
         model: The dense model; it is left alone.
-        family: The shapes to choose from.
+        family: The shapes to choose from; None for free ones.
         group_out: Filters that share a shape.
         group_in: Input channels that share a shape.
+        grains: Layers for which these three are others.
         include: See `plan_conversion`.
         exclude: See `plan_conversion`.
 
@@ -167,5 +170,9 @@ def convert(
         )
     new = copy.deepcopy(model)
     convs = named_modules_of(new, nn.Conv2d)
-    layers = {name: LearnableHetConv2d.from_conv2d(convs[name], family, group_out, group_in) for name in chosen}
+    common = Grain(family or FreeShapes(), group_out, group_in)
+    layers = {}
+    for name in chosen:
+        grain = (grains or {}).get(name, common)
+        layers[name] = LearnableHetConv2d.from_conv2d(convs[name], grain.family, grain.group_out, grain.group_in)
     return Conversion(replace_modules_(new, layers), plans)

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from hetcompress.budgets import Budget
 from hetcompress.checkpointing import Interruption, load_checkpoint, save_checkpoint
 from hetcompress.cost import layer_macs
 from hetcompress.errors import InputError, UsageError
@@ -19,7 +20,7 @@ from hetcompress.goals import ShapeSettings, budget_of, learner_of
 from hetcompress.learners import LEARNERS, ShapeLearner
 from hetcompress.lowering import fold_batch_norms
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
-from hetcompress.pruning import prune, pruned_skeleton
+from hetcompress.pruning import check_reachable, prune, pruned_skeleton
 from hetcompress.recalibration import recalibrate_
 from hetcompress.reporters import Reporter, Silent
 from hetcompress.surgery import named_modules_of
@@ -70,6 +71,7 @@ class _Run:
         train: TrainSettings,
         shapes: ShapeSettings,
         *,
+        budget: Budget | None,
         checkpoint: Path | None,
         every: int,
         fingerprint: str,
@@ -98,7 +100,11 @@ class _Run:
         self.stage, self.step = (1 if named_modules_of(model, LearnableHetConv2d) else 2), 0
         self.trainer: Trainer
         self.learner: ShapeLearner | None = None
-        self.budget = budget_of(self.model, shapes, data.image_size) if self.stage == 1 else None
+        self.budget = budget
+        if budget is None and self.stage == 1:
+            self.budget = budget_of(self.model, shapes, data.image_size)
+        if self.budget is not None:
+            check_reachable(named_modules_of(self.model, LearnableHetConv2d), self.budget)
         self.epoch_seconds = 0.0
 
     def placed(self, model: nn.Module) -> nn.Module:
@@ -241,6 +247,7 @@ def finetune(
     *,
     train: TrainSettings,
     shapes: ShapeSettings,
+    budget: Budget | None = None,
     checkpoint: Path | None = None,
     checkpoint_every: int = 200,
     resume: bool = True,
@@ -256,6 +263,7 @@ def finetune(
         data: Where images come from.
         train: How weights are trained.
         shapes: Target, and how shapes are learned.
+        budget: The target as a budget, where it is one of time; see `hetcompress.planning.aim`.
         checkpoint: Where the complete state is kept; None keeps none.
         checkpoint_every: Steps between two checkpoints.
         resume: Go on from `checkpoint` if it exists and belongs to the same settings.
@@ -272,8 +280,9 @@ def finetune(
     torch.manual_seed(train.seed)
     with Interruption() as interruption:
         run = _Run(
-            model, teacher, data, train, shapes, checkpoint=checkpoint, every=checkpoint_every, fingerprint=fingerprint,
-            reporter=reporter or Silent(), device=torch.device(device), interruption=interruption,
+            model, teacher, data, train, shapes, budget=budget, checkpoint=checkpoint, every=checkpoint_every,
+            fingerprint=fingerprint, reporter=reporter or Silent(), device=torch.device(device),
+            interruption=interruption,
         )  # fmt: skip
         state = load_checkpoint(checkpoint) if checkpoint is not None and resume and checkpoint.exists() else None
         if state is not None and state["fingerprint"] != fingerprint:

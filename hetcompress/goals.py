@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
 from hetcompress.budgets import Budget
-from hetcompress.cost import layer_macs
+from hetcompress.cost import LayerCost, layer_macs
 from hetcompress.errors import NothingToDoError, UsageError
 from hetcompress.learners import LEARNERS, MagnitudeLearner, PenaltyLearner, SensitivityLearner, ShapeLearner
 from hetcompress.nn import LearnableHetConv2d
 from hetcompress.penalties import PENALTIES
 from hetcompress.surgery import named_modules_of
 
-__all__ = ["ShapeSettings", "budget_of", "learner_of"]
+__all__ = ["DEFAULT_MAC_RATIO", "OPTIONS", "ShapeSettings", "budget_of", "learner_of"]
+
+DEFAULT_MAC_RATIO = 2.0
+"""The target when none is given."""
+
+OPTIONS = {"density": "--density", "MAC ratio": "--mac-ratio", "time ratio": "--latency-ratio"}
+"""How a target of each unit is given."""
+
+FITTING = {"density": "density", "MAC ratio": "macs", "time ratio": "latency"}
+"""The penalty of each unit."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ShapeSettings:
     """How shapes are learned.  Plain values: they are written into the run folder as they are.
 
+    Without any target, learnable shapes go to `DEFAULT_MAC_RATIO`, and a fixed pattern is kept as it is.
+
     Attributes:
         density: Target: kept over all weights of the converted layers; or None.
         mac_ratio: Target: dense over kept MACs of the whole model; or None.
+        latency_ratio: Target: dense over expected time of the whole model; or None.
         method: "sensitivity" or "magnitude" (schedules over scores) or "penalty" (LHC's trained logits).
-        penalty: Of method "penalty": "density" or "macs"; None takes the one that fits the target.
+        penalty: Of method "penalty": "density", "macs" or "latency"; None takes the one that fits the target.
         stage1: Share of the steps that stage 1 has.
         ramp: Share of stage 1 over which schedules tighten, or penalty and masks are phased in.
         every: Steps between two choices of a schedule.
@@ -35,6 +48,7 @@ class ShapeSettings:
 
     density: float | None = None
     mac_ratio: float | None = None
+    latency_ratio: float | None = None
     method: str = "sensitivity"
     penalty: str | None = None
     stage1: float = 0.16
@@ -43,8 +57,10 @@ class ShapeSettings:
     recalibration: int = 40
 
     def __post_init__(self) -> None:
-        if (self.density is None) == (self.mac_ratio is None):
-            raise UsageError("target", expected="one of --density and --mac-ratio", found="both or none")
+        targets = {OPTIONS[unit]: value for unit, value in self.targets.items()}
+        given = [option for option, value in targets.items() if value is not None]
+        if len(given) > 1:
+            raise UsageError("target", expected=f"one of {', '.join(targets)}", found=" and ".join(given))
         if not 0 < self.stage1 < 1:
             raise UsageError("--stage1", expected="a number in (0, 1)", found=str(self.stage1))
         if not 0 < self.ramp <= 1:
@@ -53,26 +69,50 @@ class ShapeSettings:
             raise UsageError("--every and --recalibration", expected="positive integers")
         LEARNERS[self.method]
         if self.penalty is not None:
-            unit = PENALTIES[self.penalty].unit
-            option = "--density" if unit == "density" else "--mac-ratio"
-            if (unit == "density") != (self.density is not None):
+            if self.method != "penalty":
+                raise UsageError("--penalty", expected="--method penalty beside it", found=f"--method {self.method}")
+            option = OPTIONS[PENALTIES[self.penalty].unit]
+            if option not in (given or ["--mac-ratio"]):
                 raise UsageError(
                     f"--penalty {self.penalty}", expected=f"a target given by {option}", fix=f"use {option}"
                 )
 
+    @property
+    def targets(self) -> dict[str, float | None]:
+        """Return what is asked, by unit."""
+        return {"density": self.density, "MAC ratio": self.mac_ratio, "time ratio": self.latency_ratio}
+
+    @property
+    def has_target(self) -> bool:
+        """Whether anything is asked; else `budget_of` takes the default."""
+        return any(value is not None for value in self.targets.values())
+
 
 def budget_of(model: nn.Module, shapes: ShapeSettings, image_size: tuple[int, int, int]) -> Budget:
-    """Return the target as a budget of `model`, a converted one."""
+    """Return the target as a budget of `model`, a converted one.
+
+    Raises:
+        NothingToDoError: Nothing in the model can be learned.
+        UsageError: The target makes no sense, or is one of time, which only a measurement turns into a budget.
+    """
     layers = named_modules_of(model, LearnableHetConv2d)
     if not layers:
         raise NothingToDoError("nothing to learn", expected="a converted model", found="no learnable layer")
+    if not shapes.has_target and not any(layer.family.learnable for layer in layers.values()):
+        kept = sum(float(layer.kept_weights()) for layer in layers.values())
+        return Budget.of_density(layers, kept / sum(layer.weight.numel() for layer in layers.values()))
     if shapes.density is not None:
         return Budget.of_density(layers, shapes.density)
-    assert shapes.mac_ratio is not None
+    if shapes.latency_ratio is not None:
+        raise UsageError("target --latency-ratio", expected="a budget from `hetcompress.planning.aim`", found="none")
     macs = layer_macs(model, torch.zeros(1, *image_size))
-    positions = {name: macs[name].dense // layer.weight.numel() for name, layer in layers.items()}
     total = sum(layer.dense for layer in macs.values())
-    return Budget.of_mac_ratio(layers, positions, total, shapes.mac_ratio)
+    return Budget.of_mac_ratio(layers, _positions(layers, macs), total, shapes.mac_ratio or DEFAULT_MAC_RATIO)
+
+
+def _positions(layers: Mapping[str, LearnableHetConv2d], macs: Mapping[str, LayerCost]) -> dict[str, int]:
+    """Return how often each layer applies its kernels to one image."""
+    return {name: macs[name].dense // layer.weight.numel() for name, layer in layers.items()}
 
 
 def learner_of(
@@ -84,7 +124,8 @@ def learner_of(
         return MagnitudeLearner(layers, budget, ramp=shapes.ramp, every=shapes.every)
     if shapes.method == "sensitivity":
         return SensitivityLearner(layers, budget, ramp=shapes.ramp, every=shapes.every)
-    macs = layer_macs(model, torch.zeros(1, *image_size))
-    positions = {name: macs[name].dense // layer.weight.numel() for name, layer in layers.items()}
-    penalty = PENALTIES[shapes.penalty or ("density" if shapes.density is not None else "macs")]
-    return PenaltyLearner(layers, penalty(budget.share, positions), warmup=shapes.ramp / 2, calibration=0.1)
+    costs: Mapping[str, float] = budget.unit_costs
+    if budget.unit != "time ratio":  # LHC's penalty on density looks at MACs too
+        costs = _positions(layers, layer_macs(model, torch.zeros(1, *image_size)))
+    penalty = PENALTIES[shapes.penalty or FITTING[budget.unit]](budget.share, costs)
+    return PenaltyLearner(layers, penalty, warmup=shapes.ramp / 2, calibration=0.1)

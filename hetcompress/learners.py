@@ -16,7 +16,7 @@ from torch import Tensor
 from hetcompress.budgets import Budget
 from hetcompress.nn import LearnableHetConv2d
 from hetcompress.penalties import Penalty
-from hetcompress.pruning import allocate
+from hetcompress.pruning import allocate, magnitudes
 from hetcompress.registry import Registry
 from hetcompress.schedules import cubic, linear, penalty_weight
 
@@ -160,11 +160,7 @@ class MagnitudeLearner(_ScheduleLearner):
 
     def scores(self) -> dict[str, Tensor]:
         """Return mean squares, divided by the layer's mean square."""
-        out = {}
-        for name, layer in self.layers.items():
-            squares = layer.tap_norms().square()
-            out[name] = squares / squares.mean().clamp_min(torch.finfo(squares.dtype).tiny)
-        return out
+        return magnitudes(self.layers)
 
 
 @LEARNERS.register("sensitivity")

@@ -19,7 +19,7 @@ from hetcompress.errors import NothingToDoError
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
 from hetcompress.surgery import named_modules_of, replace_modules_
 
-__all__ = ["allocate", "kept_cost", "prune", "pruned_skeleton"]
+__all__ = ["allocate", "check_reachable", "kept_cost", "magnitudes", "prune", "pruned_skeleton"]
 
 TOLERANCE = 0.01
 """How far, relatively, the kept cost may stay from what was asked."""
@@ -92,7 +92,8 @@ def allocate(
     Raises:
         NothingToDoError: The budget cannot be met within 1 %; the message says what can.
     """
-    scale = max(budget.unit_costs.values())
+    costs = [cost for cost in budget.unit_costs.values() if cost > 0] or [1.0]
+    scale = max(costs)
     close = CLOSE if all(layer.family.block == 1 for layer in layers.values()) else CLOSE_IN_BLOCKS
     survivors: Masks = {}
 
@@ -107,7 +108,7 @@ def allocate(
         return masks
 
     bound = 1.0 + 2 * max((float(value.abs().max()) for value in logits.values() if value.numel()), default=0.0)
-    bound *= scale / min(budget.unit_costs.values())
+    bound *= scale / min(costs)
     low, high = -bound, bound
     most, least = at(low), at(high)
     chosen = most
@@ -146,32 +147,69 @@ def _filled(layers: Mapping[str, LearnableHetConv2d], least: Masks, most: Masks,
     return chosen
 
 
-def _check_reached(layers: Mapping[str, LearnableHetConv2d], chosen: Masks, least: Masks, budget: Budget) -> None:
+def _learnable(layers: Mapping[str, LearnableHetConv2d]) -> bool:
+    return all(layer.family.learnable for layer in layers.values())
+
+
+def check_reachable(layers: Mapping[str, LearnableHetConv2d], budget: Budget) -> None:
+    """Refuse a budget that a fixed pattern, or even the smallest shapes, miss: before anything is trained towards it.
+
+    Raises:
+        NothingToDoError: So it is; the message says what can be reached.
+    """
+    if not _learnable(layers):
+        pattern = {name: layer.group_masks() for name, layer in layers.items()}
+        _check_reached(layers, pattern, pattern, budget, fix="leave the target out: this pattern is fixed")
+        return
+    least = allocate(
+        layers, {name: layer.shape_logits.detach() for name, layer in layers.items()}, budget, strict=False
+    )
+    if kept_cost(layers, least, budget) > budget.kept:
+        _check_reached(layers, least, least, budget)
+
+
+def _check_reached(
+    layers: Mapping[str, LearnableHetConv2d],
+    chosen: Masks,
+    least: Masks,
+    budget: Budget,
+    *,
+    fix: str = "aim at the nearest, or convert with smaller channel groups (--group-out, --group-in) or more layers",
+) -> None:
     kept = kept_cost(layers, chosen, budget)
     if abs(kept - budget.kept) <= TOLERANCE * budget.kept:
         return
-    lowest, highest = kept_cost(layers, least, budget), budget.total
-    if budget.unit == "MAC ratio":
-        reachable = (
-            f"MAC ratios {budget.total / highest:.4g} to {budget.total / lowest:.4g}, nearest {budget.total / kept:.4g}"
-        )
-    else:
-        reachable = f"densities {lowest / budget.total:.3g} to 1, nearest {kept / budget.total:.4g}"
+    most = min(budget.total, budget.reference)  # nothing needs to cost more than the dense model
+    ends = sorted(budget.value(cost) for cost in (kept_cost(layers, least, budget), most))
+    units = "densities" if budget.unit == "density" else f"{budget.unit}s"
     raise NothingToDoError(
         f"target {budget} cannot be reached within 1 %",
-        expected=reachable,
+        expected=f"{units} {ends[0]:.3g} to {ends[1]:.4g}, nearest {budget.value(kept):.4g}",
         found=str(budget),
-        fix="aim at the nearest, or convert with smaller channel groups (--group-out, --group-in) or more layers",
+        fix=fix,
     )
 
 
-def prune(model: nn.Module, budget: Budget, *, logits: Mapping[str, Tensor] | None = None) -> nn.Module:
+@torch.no_grad()
+def magnitudes(layers: Mapping[str, LearnableHetConv2d]) -> dict[str, Float[Tensor, "o i kh kw"]]:
+    """Return what each tap of each channel group is worth by its mean square weight, relative to its layer's."""
+    scores = {}
+    for name, layer in layers.items():
+        squares = layer.tap_norms().square()
+        scores[name] = squares / squares.mean().clamp_min(torch.finfo(squares.dtype).tiny)
+    return scores
+
+
+def prune(
+    model: nn.Module, budget: Budget, *, logits: Mapping[str, Tensor] | None = None, strict: bool = True
+) -> nn.Module:
     """Return a copy of `model` whose shapes are fixed and whose kept cost meets the budget.
 
     Args:
         model: A converted model; it is left alone.
-        budget: What may be kept.  A family that is not learnable keeps its pattern, whatever the budget.
+        budget: What may be kept.  A family that is not learnable keeps its pattern, which must meet the budget.
         logits: What shapes are worth; by default each layer's own logits.
+        strict: See `allocate`.
 
     Raises:
         NothingToDoError: The model has no learnable layers, or the budget cannot be met.
@@ -180,9 +218,11 @@ def prune(model: nn.Module, budget: Budget, *, logits: Mapping[str, Tensor] | No
     if not layers:
         raise NothingToDoError("nothing to prune", expected="a converted model", found="no learnable layer")
     new = copy.deepcopy(model)
-    if not all(layer.family.learnable for layer in layers.values()):
+    if not _learnable(layers):
+        check_reachable(layers, budget)
         return replace_modules_(new, {name: layer.freeze() for name, layer in layers.items()})
-    masks = allocate(layers, logits or {name: layer.shape_logits.detach() for name, layer in layers.items()}, budget)
+    worths = logits or {name: layer.shape_logits.detach() for name, layer in layers.items()}
+    masks = allocate(layers, worths, budget, strict=strict)
     pruned = {}
     for name, layer in layers.items():
         groups = layer.channel_groups

@@ -114,7 +114,32 @@ def test_pruned_weights_load_into_the_skeleton():
 
 def test_fixed_family_keeps_its_pattern():
     model = converted("hetconv", 1, 1)
-    pruned = prune(model, Budget.of_density(layers_of(model), 1.0))
-    assert density(pruned) < 0.6
+    layers = layers_of(model).values()
+    kept = sum(float(layer.kept_weights()) for layer in layers) / sum(layer.weight.numel() for layer in layers)
+    assert kept < 0.6
+    assert density(prune(model, Budget.of_density(layers_of(model), kept))) == pytest.approx(kept)
+    with pytest.raises(NothingToDoError, match="Fix: leave the target out: this pattern is fixed"):
+        prune(model, Budget.of_density(layers_of(model), 0.9))
     with pytest.raises(NothingToDoError, match="found no learnable layer"):
         prune(nn.Sequential(nn.ReLU()), Budget.of_density(layers_of(model), 0.5))
+
+
+@given(st.floats(0.1, 0.9), st.integers(0, 99))
+def test_a_budget_of_time_spares_layers_that_cost_none(share, seed):
+    torch.manual_seed(seed)
+    layers = layers_of(converted())
+    prices = {"1": 2e-4, "3": 0.0, "4": 1e-5}
+    full = sum(layer.weight.numel() * prices[name] for name, layer in layers.items())
+    budget = Budget.of_time_ratio(
+        layers, prices, fixed=0.1, dense=0.1 + full, ratio=(0.1 + full) / (0.1 + share * full)
+    )
+    masks = allocate(layers, {name: layer.shape_logits for name, layer in layers.items()}, budget)
+    kept = kept_cost(layers, masks, budget)
+    assert budget.value(kept) == pytest.approx(budget.target, rel=0.0101)
+    assert masks["3"].all()
+    assert budget.share == pytest.approx(share)
+
+
+def test_a_ratio_of_time_below_one_is_refused():
+    with pytest.raises(UsageError, match="--latency-ratio: expected a number of at least 1"):
+        Budget.of_time_ratio(layers_of(converted()), {"1": 1, "3": 1, "4": 1}, fixed=0, dense=1, ratio=0.9)

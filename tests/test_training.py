@@ -10,7 +10,7 @@ from torch import nn
 
 from hetcompress.checkpointing import InterruptedRunError, load_checkpoint, save_checkpoint
 from hetcompress.conversion import convert
-from hetcompress.errors import HetCompressError, InputError, UsageError
+from hetcompress.errors import HetCompressError, InputError, NothingToDoError, UsageError
 from hetcompress.finetuning import finetune
 from hetcompress.goals import ShapeSettings
 from hetcompress.nn import HetConv2d
@@ -138,7 +138,14 @@ def test_max_steps_shortens_the_run(tmp_path):
 @pytest.mark.parametrize("amp", ["bfloat16", "float32"])
 def test_optimisers_and_precisions(tmp_path, opt, amp):
     train = TrainSettings(
-        epochs=3, batch_size=16, lr=0.05 if opt == "sgd" else 0.01, opt=opt, amp_dtype=amp, sched="cosine"
+        epochs=3,
+        batch_size=16,
+        lr=0.05 if opt == "sgd" else 0.01,
+        opt=opt,
+        amp_dtype=amp,
+        sched="cosine",
+        distill=0.3,
+        features=0.0,
     )
     assert run(tmp_path, "run", train=train).accuracies["after stage 2"].percent > 70
 
@@ -146,8 +153,34 @@ def test_optimisers_and_precisions(tmp_path, opt, amp):
 def test_fixed_family_trains_in_one_stage(tmp_path):
     model = convert(net(), family=build_family("hetconv", {"parts": 2}), group_out=1, group_in=1).model
     train = TrainSettings(epochs=2, batch_size=16, lr=0.05)
-    result = finetune(model, net(), Stripes(), train=train, shapes=ShapeSettings(density=0.9))
-    assert named_modules_of(result.model, HetConv2d)
+    result = finetune(model, net(), Stripes(), train=train, shapes=ShapeSettings())
+    layers = named_modules_of(result.model, HetConv2d).values()
+    kept = sum(int(layer.mask().sum()) for layer in layers) / sum(layer.weight.numel() for layer in layers)
+    assert kept == pytest.approx(5 / 9)
+
+
+class NoStep(Silent):
+    """Fails the test when a step was trained."""
+
+    def progressed(self, step, total, losses):
+        raise AssertionError("trained")
+
+
+@pytest.mark.parametrize(
+    ("family", "shapes", "message"),
+    [
+        ("hetconv", {"density": 0.9}, "target density 0.9 .* Fix: leave the target out: this pattern is fixed"),
+        ("hetconv", {"mac_ratio": 9.0}, "target MAC ratio 9 .* Fix: leave the target out"),
+        ("free", {"mac_ratio": 500.0}, "target MAC ratio 500 cannot be reached .* MAC ratios 1 to "),
+        ("rigid", {"density": 1e-6}, "target density 1e-06 cannot be reached"),
+    ],
+)
+def test_what_cannot_be_reached_is_said_before_training(tmp_path, family, shapes, message):
+    options = {"parts": 2} if family == "hetconv" else {}
+    model = convert(net(), family=build_family(family, options), group_out=1, group_in=1).model
+    train = TrainSettings(epochs=2, batch_size=16)
+    with pytest.raises(NothingToDoError, match=message):
+        finetune(model, net(), Stripes(), train=train, shapes=ShapeSettings(**shapes), reporter=NoStep())
 
 
 def test_weight_decay_spares_logits_norms_and_biases():
@@ -203,10 +236,17 @@ def test_senseless_training_settings(settings, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "expected one of --density and --mac-ratio"),
-        ({"density": 0.5, "mac_ratio": 2.0}, "expected one of --density and --mac-ratio"),
+        ({"penalty": "macs"}, "--penalty: expected --method penalty beside it, found --method sensitivity"),
+        ({"density": 0.5, "mac_ratio": 2.0}, "expected one of --density, --mac-ratio, --latency-ratio"),
         ({"density": 0.5, "method": "magic"}, "method 'magic'"),
-        ({"density": 0.5, "penalty": "macs"}, "--penalty macs: expected a target given by --mac-ratio"),
+        (
+            {"density": 0.5, "penalty": "macs", "method": "penalty"},
+            "--penalty macs: expected a target given by --mac-ratio",
+        ),
+        (
+            {"mac_ratio": 2, "penalty": "latency", "method": "penalty"},
+            "--penalty latency: expected a target given by --latency-ratio",
+        ),
         ({"density": 0.5, "stage1": 1.0}, "--stage1"),
     ],
 )

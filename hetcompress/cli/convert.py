@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from hetcompress.cli.options import Arch, Json, Run, group_size, key_values
+from hetcompress.cli.options import (
+    Arch,
+    Json,
+    Kernels,
+    OneBatch,
+    Run,
+    Target,
+    Threads,
+    group_size,
+    key_values,
+    plan_settings,
+)
+
+if TYPE_CHECKING:
+    from hetcompress.conversion import LayerPlan
 
 __all__ = ["convert"]
 
@@ -20,7 +34,7 @@ def convert(
         Optional[list[str]],  # noqa: UP045
         typer.Option("--arch-arg", metavar="NAME=VALUE", help="Keyword argument of the factory; may be repeated."),
     ] = None,
-    family: Annotated[str, typer.Option(help="Shape family: free, rigid, centre or hetconv.")] = "free",
+    family: Annotated[str, typer.Option(help="Shape family: free, rigid, centre, sets or hetconv.")] = "free",
     family_arg: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option("--family-arg", metavar="NAME=VALUE", help="Argument of the family, such as parts=4."),
@@ -33,6 +47,18 @@ def convert(
         Optional[str],  # noqa: UP045
         typer.Option(metavar="N|all", help="Input channels that share a shape [1]."),
     ] = None,
+    granularity: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="NAME",
+            help="In place of family and groups: vector (any taps for a channel and 16 filters), sets (a learned "
+            "HetConv), channels (shared by all filters), or auto (for each layer, by time measured on --target).",
+        ),
+    ] = None,
+    target: Target = "ort-cpu",
+    batch: OneBatch = 1,
+    threads: Threads = 1,
+    kernels: Kernels = False,
     include: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(metavar="PATTERN", help="Convert only these layers (shell pattern); may be repeated."),
@@ -80,16 +106,15 @@ def convert(
     else:
         result = pipeline.convert(
             checkpoint, run=run, arch=arch, arch_arguments=arguments, family=family, family_arguments=family_arguments,
-            group_out=groups[0], group_in=groups[1], include=include or [], exclude=exclude or [], input_size=size,
-            mean=_numbers("--mean", mean), std=_numbers("--std", std), trust_pickle=trust_pickle, ema=ema, force=force,
+            group_out=groups[0], group_in=groups[1], granularity=granularity,
+            plan=plan_settings("fast", target, batch, threads, kernels=kernels), include=include or [],
+            exclude=exclude or [], input_size=size, mean=_numbers("--mean", mean), std=_numbers("--std", std),
+            trust_pickle=trust_pickle, ema=ema, force=force,
         )  # fmt: skip
     if json_out:
         console.print_json({"command": "convert", "result": result})
         return
-    rows = [
-        [layer.name, layer.kind, "converted" if layer.converted else f"stays dense: {layer.reason}"]
-        for layer in result.layers
-    ]
+    rows = [[layer.name, layer.kind, _what_happens(layer, result.granularities)] for layer in result.layers]
     console.out.print(console.table("", ["layer", "kind", ""], rows, numbers_from=3))
     converted = sum(layer.converted for layer in result.layers)
     console.out.print(
@@ -101,6 +126,12 @@ def convert(
         note = "" if result.exact else f"; {family} is a fixed pattern and changes the function until it is fine-tuned"
         console.out.print(f"largest difference to the source's outputs: {result.max_difference:g}{note}")
         console.out.print(f"run folder: {result.run}")
+
+
+def _what_happens(layer: LayerPlan, granularities: dict[str, str]) -> str:
+    if not layer.converted:
+        return f"stays dense: {layer.reason}"
+    return f"converted: {granularities[layer.name]}" if layer.name in granularities else "converted"
 
 
 def _numbers(option: str, text: str | None) -> list[float] | None:

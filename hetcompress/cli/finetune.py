@@ -7,7 +7,21 @@ from typing import Annotated, Optional
 
 import typer
 
-from hetcompress.cli.options import Arch, Data, DataRoot, Download, Json, Quiet, Run
+from hetcompress.cli.options import (
+    Arch,
+    Data,
+    DataRoot,
+    Download,
+    Json,
+    Kernels,
+    LatencyRatio,
+    OneBatch,
+    Quiet,
+    Run,
+    Target,
+    Threads,
+    plan_settings,
+)
 
 __all__ = ["finetune"]
 
@@ -30,14 +44,19 @@ def finetune(
     ] = None,
     mac_ratio: Annotated[
         OptionalFloat,
-        typer.Option(help="Dense over kept MACs of the whole model [2.05].", rich_help_panel=TARGET),
+        typer.Option(help="Dense over kept MACs of the whole model [2].", rich_help_panel=TARGET),
     ] = None,
+    latency_ratio: LatencyRatio = None,
+    target: Target = "ort-cpu",
+    batch: OneBatch = 1,
+    threads: Threads = 1,
+    kernels: Kernels = False,
     method: Annotated[
         str,
         typer.Option(help="How shapes are learned: sensitivity, magnitude or penalty.", rich_help_panel=SHAPES),
     ] = "sensitivity",
     penalty: Annotated[
-        OptionalText, typer.Option(help="Of method penalty: density or macs.", rich_help_panel=SHAPES)
+        OptionalText, typer.Option(help="Of method penalty: density, macs or latency.", rich_help_panel=SHAPES)
     ] = None,
     stage1: Annotated[float, typer.Option(help="Share of the steps that learn shapes.", rich_help_panel=SHAPES)] = 0.16,
     ramp: Annotated[
@@ -107,8 +126,6 @@ def finetune(
     from hetcompress.goals import ShapeSettings
     from hetcompress.training import TrainSettings
 
-    if density is None and mac_ratio is None:
-        mac_ratio = pipeline.DEFAULT_MAC_RATIO
     settings = data_settings(
         data, data_root, download=download, workers=workers, crop_padding=crop_padding, flip=flip, cutout=cutout
     )
@@ -119,11 +136,13 @@ def finetune(
         clip_grad=clip_grad, ema=ema, logit_lr=logit_lr, seed=seed,
     )  # fmt: skip
     shapes = ShapeSettings(
-        density=density, mac_ratio=mac_ratio, method=method, penalty=penalty, stage1=stage1, ramp=ramp
-    )
+        density=density, mac_ratio=mac_ratio, latency_ratio=latency_ratio, method=method, penalty=penalty,
+        stage1=stage1, ramp=ramp,
+    )  # fmt: skip
     with console.TrainingProgress(quiet=quiet or json_out) as progress:
         result = pipeline.finetune(
-            run, data=settings, train=train, shapes=shapes, arch=arch, stage=stage, resume=resume,
+            run, data=settings, train=train, shapes=shapes,
+            plan=plan_settings("fast", target, batch, threads, kernels=kernels), arch=arch, stage=stage, resume=resume,
             checkpoint_every=checkpoint_every, device=device, reporter=progress,
         )  # fmt: skip
     if json_out:
@@ -132,3 +151,5 @@ def finetune(
     rows = [[name, f"{value.percent:.2f} %", f"{value.loss:.4f}"] for name, value in result.accuracies.items()]
     console.out.print(console.table("Accuracy on the test images", ["", "top-1", "loss"], rows))
     console.out.print(f"density {result.density:.4f}, MAC ratio {result.mac_ratio:.3f} (effective), in {result.run}")
+    if result.time is not None:
+        console.out.print(str(result.time))

@@ -8,9 +8,10 @@ __all__ = ["list_all"]
 
 
 def list_all(json_out: Json = False) -> None:
-    """List architectures, shape families, methods, penalties, lowerings, data sets, export targets, runtimes."""
+    """List everything that can be chosen by name: architectures, shapes, methods, lowerings, data sets, targets."""
     from hetcompress.cli import console
     from hetcompress.data import DATA_SOURCES
+    from hetcompress.granularity import GRANULARITIES
     from hetcompress.latency import RUNTIMES
     from hetcompress.learners import LEARNERS
     from hetcompress.lowering import LOWERINGS
@@ -23,6 +24,7 @@ def list_all(json_out: Json = False) -> None:
     found = {
         "architectures": [*architectures, "torchvision:NAME", "timm:NAME", "path/file.py:factory", "pkg.mod:factory"],
         "shape families": list(SHAPE_FAMILIES),
+        "granularities": [*GRANULARITIES, "auto"],
         "methods": list(LEARNERS),
         "penalties": list(PENALTIES),
         "lowerings": list(LOWERINGS),

@@ -21,6 +21,8 @@ __all__ = [
     "Download",
     "Json",
     "Kernels",
+    "LatencyRatio",
+    "OneBatch",
     "Plan",
     "Quiet",
     "Run",
@@ -59,11 +61,12 @@ Plan = Annotated[
         "--plan",
         metavar="HOW",
         help="How the form of each layer is chosen: measured (the fastest on this machine at the first --batch; dense "
-        "where none is faster) or macs (the fewest MACs, however long they take) [measured with --kernels, else macs].",
+        "where none is faster), fast (the same among fewer forms) or macs (the fewest MACs, however long they take) "
+        "[measured with --kernels, else macs].",
     ),
 ]
 Target = Annotated[
-    str, typer.Option("--target", metavar="RUNTIME", help="For a measured plan: ort-cpu, torch-cpu or torch-cuda.")
+    str, typer.Option("--target", metavar="RUNTIME", help="Where time is measured: ort-cpu, torch-cpu or torch-cuda.")
 ]
 Kernels = Annotated[
     bool,
@@ -77,6 +80,15 @@ Batch = Annotated[
     typer.Option("--batch", "-b", min=1, metavar="N", help="Batch size for latency; may be repeated [1 and 16]."),
 ]
 Threads = Annotated[int, typer.Option(min=1, metavar="N", help="Threads for latency.")]
+LatencyRatio = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        "--latency-ratio",
+        help="Target: dense over compressed time of the whole model, as measured on --target, at --batch images and "
+        "with --threads.",
+    ),
+]
+OneBatch = Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Images at once, where time is measured.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch the data if it is not there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")]

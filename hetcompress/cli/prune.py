@@ -7,7 +7,17 @@ from typing import Annotated, Optional
 
 import typer
 
-from hetcompress.cli.options import Arch, Json, Run
+from hetcompress.cli.options import (
+    Arch,
+    Json,
+    Kernels,
+    LatencyRatio,
+    OneBatch,
+    Run,
+    Target,
+    Threads,
+    plan_settings,
+)
 
 __all__ = ["prune"]
 
@@ -22,6 +32,11 @@ def prune(
         Optional[float],  # noqa: UP045
         typer.Option(help="Target: dense over kept MACs of the whole model."),
     ] = None,
+    latency_ratio: LatencyRatio = None,
+    target: Target = "ort-cpu",
+    batch: OneBatch = 1,
+    threads: Threads = 1,
+    kernels: Kernels = False,
     random: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(metavar="SEED", help="Choose shapes at random, for experiments."),
@@ -36,9 +51,14 @@ def prune(
     from hetcompress import pipeline
     from hetcompress.cli import console
 
-    result = pipeline.prune(run, density=density, mac_ratio=mac_ratio, arch=arch, random=random)
+    result = pipeline.prune(
+        run, density=density, mac_ratio=mac_ratio, latency_ratio=latency_ratio,
+        plan=plan_settings("fast", target, batch, threads, kernels=kernels), arch=arch, random=random,
+    )  # fmt: skip
     if json_out:
         console.print_json({"command": "prune", "result": result})
         return
     console.out.print(f"density {result.density:.4f}, MAC ratio {result.mac_ratio:.3f} (effective)")
+    if result.time is not None:
+        console.out.print(str(result.time))
     console.out.print("not trained: run `hetcompress finetune --stage fine --data NAME` to recover accuracy")

@@ -10,9 +10,10 @@ from hetcompress.lowering import (  # noqa: F401  each enters itself into LOWERI
     vector_block,
 )
 from hetcompress.lowering.base import LOWERINGS, Lowering, Verdict
-from hetcompress.lowering.choice import ORDER, Lowered, LoweredLayer, lower
+from hetcompress.lowering.choice import ORDER, Lowered, LoweredLayer, forms_of, input_shapes, lower
 from hetcompress.lowering.choosers import Choice, Chooser, FewestMacs, Preferring, cheapest
 from hetcompress.lowering.folding import fold_batch_norms
+from hetcompress.lowering.pieces import conv_weights
 
 __all__ = [
     "LOWERINGS",
@@ -26,6 +27,9 @@ __all__ = [
     "Preferring",
     "Verdict",
     "cheapest",
+    "conv_weights",
     "fold_batch_norms",
+    "forms_of",
+    "input_shapes",
     "lower",
 ]

@@ -20,7 +20,7 @@ from hetcompress.lowering.pieces import conv_weights
 from hetcompress.nn import HetConv2d
 from hetcompress.surgery import named_modules_of, replace_modules_
 
-__all__ = ["ORDER", "Lowered", "LoweredLayer", "lower"]
+__all__ = ["ORDER", "Lowered", "LoweredLayer", "forms_of", "input_shapes", "lower"]
 
 ORDER = ("dense", "crop", "pointwise-plus", "shape-sum", "tap-gemm", "filter-split")
 """From the simplest form to the most involved; of two that cost alike the simpler one is taken."""
@@ -99,16 +99,19 @@ def lower(
     folded = fold_batch_norms(model, example_input)
     weights = {name: layer.weight.numel() for name, layer in named_modules_of(folded, HetConv2d).items()}
     folded = remove_dead_channels(folded, example_input)
-    shapes = _input_shapes(folded, example_input)
+    shapes = input_shapes(folded, example_input)
     forms: dict[str, nn.Module] = {}
     layers = []
     for name, layer in named_modules_of(folded, HetConv2d).items():
         shape, positions = shapes.get(name, ((1, layer.in_channels, 16, 16), 0))
-        candidates, refused = _candidates(layer, ("dense",) if name in dense else rules)
+        candidates, refused = forms_of(layer, ("dense",) if name in dense else rules)
         choice = chooser.choose(candidates, shape[1:])
         form = candidates[choice.form]
         _verify_layer(name, choice.form, layer, form, shape)
         forms[name] = form
+        refused |= {
+            other: "its MACs are too many to be worth timing" for other in candidates if other not in choice.costs
+        }
         refused |= {
             other: f"{cost:.6g} {chooser.unit}, {choice.form} {choice.costs[choice.form]:.6g}"
             for other, cost in choice.costs.items()
@@ -121,7 +124,7 @@ def lower(
     return Lowered(lowered, tuple(layers), _verify_model(model, lowered, example_input))
 
 
-def _candidates(layer: HetConv2d, rules: Sequence[str]) -> tuple[dict[str, nn.Module], dict[str, str]]:
+def forms_of(layer: HetConv2d, rules: Sequence[str]) -> tuple[dict[str, nn.Module], dict[str, str]]:
     """Return the forms that fit a layer, and why the others do not."""
     forms, refused = {}, {}
     for name in rules:
@@ -136,11 +139,13 @@ def _candidates(layer: HetConv2d, rules: Sequence[str]) -> tuple[dict[str, nn.Mo
 
 
 @torch.no_grad()
-def _input_shapes(model: nn.Module, example_input: Tensor) -> dict[str, tuple[tuple[int, ...], int]]:
-    """Return the input shape of each layer, for one image, and its output positions over all calls."""
+def input_shapes(
+    model: nn.Module, example_input: Float[Tensor, "n c h w"], kind: type[nn.Module] = HetConv2d
+) -> dict[str, tuple[tuple[int, ...], int]]:
+    """Return the input shape of each layer of a kind, for one image, and its output positions over all calls."""
     found: dict[str, tuple[tuple[int, ...], int]] = {}
     handles = []
-    for name, layer in named_modules_of(model, HetConv2d).items():
+    for name, layer in named_modules_of(model, kind).items():
 
         def note(_module: nn.Module, inputs: Any, output: Tensor, name: str = name) -> None:
             positions = output.shape[-2] * output.shape[-1] + found.get(name, ((), 0))[1]

@@ -19,7 +19,7 @@ class Choice:
 
     Attributes:
         form: Name of the chosen lowering.
-        costs: What each candidate costs, by name, in the chooser's unit.
+        costs: What the candidates cost, by name, in the chooser's unit; those left out were not worth a look.
     """
 
     form: str
@@ -69,7 +69,7 @@ class Preferring(Chooser):
     def choose(self, candidates: Mapping[str, nn.Module], input_shape: tuple[int, ...]) -> Choice:
         """See `Chooser.choose`."""
         choice = self.otherwise.choose(candidates, input_shape)
-        return Choice(self.form, choice.costs) if self.form in candidates else choice
+        return Choice(self.form, choice.costs) if self.form in choice.costs else choice
 
 
 def cheapest(costs: Mapping[str, float], least_saving: float) -> str:

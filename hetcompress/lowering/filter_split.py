@@ -1,7 +1,7 @@
 """filter-split: filters with different masks are computed apart, or as the groups of one convolution.
 
 Sets of filters whose masks agree are lowered each by the simple form with the fewest MACs, and put side by side.  Where
-all sets have the same size and the same number of channels with more than the shared tap (HetConv's comb), the whole is
+all sets have the same size and about as many channels with more than the shared tap (HetConv's comb), the whole is
 
     1x1 over all channels  +  one group convolution over each set's own channels, gathered.
 """
@@ -48,9 +48,8 @@ def simplest_best(piece: Piece) -> nn.Module:
 def grouped(layer: HetConv2d, sets: list[list[int]], pieces: list[Piece]) -> nn.Module | None:
     """Return a 1x1 and a group convolution, added, that compute the filters set by set; None if sets are not alike."""
     counts = [piece.taps.flatten(1).sum(1) for piece in pieces]
-    more = [(count > 1).nonzero().flatten().tolist() for count in counts]
-    alike = len({len(members) for members in sets}) == 1 and len({len(channels) for channels in more}) == 1
-    if layer.groups > 1 or not alike or not more[0]:
+    more = _evened([(count > 1).nonzero().flatten().tolist() for count in counts], pieces)
+    if layer.groups > 1 or len({len(members) for members in sets}) > 1 or not more[0]:
         return None
     singles = torch.stack(
         [piece.taps.flatten(1)[count == 1].sum(0) for piece, count in zip(pieces, counts, strict=True)]
@@ -71,6 +70,15 @@ def grouped(layer: HetConv2d, sets: list[list[int]], pieces: list[Piece]) -> nn.
             _group_branch(whole, pieces, more, rest, (0, 0, height, width)),
         ]
     )
+
+
+def _evened(more: list[list[int]], pieces: list[Piece]) -> list[list[int]]:
+    """Return sets of channels of one size: the smaller ones get others of their piece, whose weights there are zero."""
+    most = max(len(channels) for channels in more)
+    return [
+        channels + sorted(set(range(len(piece.channels))) - set(channels))[: most - len(channels)]
+        for channels, piece in zip(more, pieces, strict=True)
+    ]
 
 
 def _group_branch(whole: Piece, pieces: list[Piece], more: list[list[int]], weight: torch.Tensor, box: Box) -> Branch:

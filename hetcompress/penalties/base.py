@@ -21,16 +21,17 @@ class Penalty(abc.ABC):
 
     Args:
         target: The share to keep, in the unit that `unit` names.
-        positions: How often each layer applies its kernels to one image.
+        unit_costs: What one kept weight of each layer costs besides being stored: how often it is applied to one
+            image, or its time.
     """
 
     name: ClassVar[str]
     unit: ClassVar[str]
-    """What `target` is a share of: "density" (weights of the converted layers) or "MAC ratio" (their MACs)."""
+    """Of the budgets that it serves, as `Budget.unit` says it."""
 
-    def __init__(self, target: float, positions: Mapping[str, int]) -> None:
+    def __init__(self, target: float, unit_costs: Mapping[str, float]) -> None:
         self.target = target
-        self.positions = positions
+        self.unit_costs = unit_costs
 
     @abc.abstractmethod
     def __call__(self, layers: Mapping[str, LearnableHetConv2d]) -> Float[Tensor, ""]:
@@ -43,9 +44,9 @@ class Penalty(abc.ABC):
 
 
 def kept_share(
-    layers: Mapping[str, LearnableHetConv2d], unit_costs: Mapping[str, int] | None = None
+    layers: Mapping[str, LearnableHetConv2d], unit_costs: Mapping[str, float] | None = None
 ) -> Float[Tensor, ""]:
-    """Return kept over dense cost of all layers together: weight density, or MAC density with positions as costs."""
+    """Return kept over full cost of all layers together: a share of weights, or of what `unit_costs` counts."""
     costs = unit_costs or dict.fromkeys(layers, 1)
     kept = torch.stack([layer.kept_weights() * costs[name] for name, layer in layers.items()]).sum()
     return kept / sum(layer.weight.numel() * costs[name] for name, layer in layers.items())

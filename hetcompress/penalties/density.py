@@ -25,7 +25,7 @@ class DensityPenalty(Penalty):
 
     def __call__(self, layers: Mapping[str, LearnableHetConv2d]) -> Float[Tensor, ""]:
         """Return 0.01 * MAC density + 0.99 * |target - weight density|."""
-        macs = kept_share(layers, self.positions)
+        macs = kept_share(layers, self.unit_costs)
         return MAC_SHARE * macs + (1 - MAC_SHARE) * (self.target - kept_share(layers)).abs()
 
     @property

@@ -22,7 +22,7 @@ class MacsPenalty(Penalty):
 
     def __call__(self, layers: Mapping[str, LearnableHetConv2d]) -> Float[Tensor, ""]:
         """Return |target - MAC density|."""
-        return (self.target - kept_share(layers, self.positions)).abs()
+        return (self.target - kept_share(layers, self.unit_costs)).abs()
 
     @property
     def maximum(self) -> float:

@@ -8,14 +8,13 @@ from hetcompress.pipeline._common import DataSettings, Pruned
 from hetcompress.pipeline._convert import Converted, convert, plan
 from hetcompress.pipeline._demo import Demo, demo
 from hetcompress.pipeline._export import ExportReport, export
-from hetcompress.pipeline._finetune import DEFAULT_MAC_RATIO, finetune
+from hetcompress.pipeline._finetune import finetune
 from hetcompress.pipeline._int8 import Int8Report, Int8Settings
 from hetcompress.pipeline._prune import prune
 from hetcompress.pipeline._report import LayerReport, Report, report
 from hetcompress.planning import PlanSettings
 
 __all__ = [
-    "DEFAULT_MAC_RATIO",
     "Bench",
     "BenchItem",
     "Converted",

@@ -18,6 +18,7 @@ from hetcompress.evaluation import Accuracy
 from hetcompress.finetuning import Finetuned
 from hetcompress.models import InputSpec
 from hetcompress.nn import HetConv2d
+from hetcompress.planning import TimeRatio
 from hetcompress.surgery import named_modules_of
 
 __all__ = ["DataSettings", "Pruned", "check_classes", "finish", "kept_of", "open_run_data", "random_images"]
@@ -65,12 +66,14 @@ class Pruned:
         density: Kept over all weights of the converted layers.
         mac_ratio: Dense over effective MACs of the whole model.
         accuracies: What was measured, in order (empty without data).
+        time: Of the whole model, where time was the target.
     """
 
     run: Path
     density: float
     mac_ratio: float
     accuracies: dict[str, Accuracy]
+    time: TimeRatio | None = None
 
 
 def random_images(spec: InputSpec, count: int = 2) -> torch.Tensor:
@@ -119,7 +122,9 @@ def check_classes(model: nn.Module, source: DataSource, spec: InputSpec) -> None
         )  # fmt: skip
 
 
-def finish(folder: RunFolder, stage: str, settings: Mapping[str, Any], result: Finetuned) -> Pruned:
+def finish(
+    folder: RunFolder, stage: str, settings: Mapping[str, Any], result: Finetuned, time: TimeRatio | None = None
+) -> Pruned:
     """Write a pruned model and what led to it into the run folder."""
     folder.save_pruned(result.model)
     folder.discard_results()
@@ -132,11 +137,12 @@ def finish(folder: RunFolder, stage: str, settings: Mapping[str, Any], result: F
         "density": density,
         "mac_ratio": ratio,
         "accuracies": {name: dataclasses.asdict(value) for name, value in result.accuracies.items()},
+        "time_ratio": None if time is None else dataclasses.asdict(time),
     }
     folder.record(stage, results)
     # the state has done its duty; a later finetune of the same settings starts anew
     folder.checkpoint.unlink(missing_ok=True)
-    return Pruned(folder.path, density, ratio, result.accuracies)
+    return Pruned(folder.path, density, ratio, result.accuracies, time)
 
 
 def kept_of(model: nn.Module, spec: InputSpec) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,19 @@ from hetcompress.conversion import LayerPlan, plan_conversion
 from hetcompress.conversion import convert as convert_model
 from hetcompress.cost import layer_macs
 from hetcompress.errors import UsageError, VerificationError
+from hetcompress.granularity import GRANULARITIES, Grain
 from hetcompress.models import InputSpec, LoadedModel, load_model
 from hetcompress.nn import GroupSize
 from hetcompress.pipeline._common import random_images
+from hetcompress.planning import FAST, PlanSettings, TimedGrain, choose_granularities
+from hetcompress.registry import suggestion
 from hetcompress.shapes import build_family
+from hetcompress.surgery import named_modules_of
 from hetcompress.version import __version__
 
 __all__ = ["Converted", "convert", "plan"]
 
+AUTO = "auto"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -40,7 +45,8 @@ class Converted:
         parameters: Parameters of the dense model.
         max_difference: Largest difference of an output between source and converted model on random input; None for a
             dry run.
-        exact: Whether the family promises a difference of 0.
+        exact: Whether the families promise a difference of 0.
+        granularities: By layer, for people: a named granularity, or family and channel groups.
     """
 
     run: Path | None
@@ -51,6 +57,7 @@ class Converted:
     parameters: int
     max_difference: float | None
     exact: bool
+    granularities: dict[str, str]
 
     @property
     def highest_mac_ratio(self) -> float:
@@ -113,7 +120,7 @@ def plan(
     loaded = load_model(checkpoint, arch=arch, arguments=arch_arguments, trust_pickle=trust_pickle, prefer_ema=ema)
     spec = _input_spec(loaded, input_size, None, None)
     layers = plan_conversion(loaded.model, include=include, exclude=exclude)
-    return _converted(None, loaded, spec, layers, difference=None, exact=True)
+    return _converted(None, loaded, spec, layers, difference=None, exact=True, granularities={})
 
 
 def _converted(
@@ -124,6 +131,7 @@ def _converted(
     *,
     difference: float | None,
     exact: bool,
+    granularities: dict[str, str],
 ) -> Converted:
     macs = layer_macs(loaded.model, random_images(spec, 1))
     chosen = {layer.name for layer in layers if layer.converted}
@@ -136,6 +144,7 @@ def _converted(
         sum(parameter.numel() for parameter in loaded.model.parameters()),
         difference,
         exact,
+        granularities,
     )
 
 
@@ -149,6 +158,8 @@ def convert(
     family_arguments: Mapping[str, Any] | None = None,
     group_out: GroupSize | None = None,
     group_in: GroupSize | None = None,
+    granularity: str | None = None,
+    plan: PlanSettings = FAST,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     input_size: tuple[int, int, int] | None = None,
@@ -169,6 +180,8 @@ def convert(
         family_arguments: Its keyword arguments.
         group_out: Filters that share a shape; None takes the family's habit.
         group_in: Input channels that share a shape; None takes the family's habit.
+        granularity: A registered one in place of family and groups, or "auto", which chooses for each layer by time.
+        plan: Where "auto" measures.
         include: Patterns of layers to convert.
         exclude: Patterns of layers to leave dense.
         input_size: Channels, height, width of an image, where the architecture does not say.
@@ -185,15 +198,24 @@ def convert(
         VerificationError: The converted model computes something else.
     """
     check_free(run, force=force)
-    shapes = build_family(family, family_arguments)
-    group_out, group_in = _group_sizes(family, group_out, group_in)
+    preset = None if granularity is None else _preset(granularity, family, family_arguments, group_out, group_in)
+    common = Grain(build_family(family, family_arguments), *_group_sizes(family, group_out, group_in))
     loaded = load_model(checkpoint, arch=arch, arguments=arch_arguments, trust_pickle=trust_pickle, prefer_ema=ema)
     spec = _input_spec(loaded, input_size, mean, std)
-    conversion = convert_model(
-        loaded.model, family=shapes, group_out=group_out, group_in=group_in, include=include, exclude=exclude
-    )
+    convs = named_modules_of(loaded.model, nn.Conv2d)
+    chosen = [
+        layer.name for layer in plan_conversion(loaded.model, include=include, exclude=exclude) if layer.converted
+    ]
+    timed: dict[str, TimedGrain] = {}
+    if granularity == AUTO:
+        timed = choose_granularities(loaded.model, chosen, random_images(spec, 1), plan)
+    grains = {
+        name: timed[name].grain if name in timed else preset(convs[name]) if preset else common for name in chosen
+    }
+    conversion = convert_model(loaded.model, grains=grains, include=include, exclude=exclude)
     difference = _largest_difference(loaded.model, conversion.model, random_images(spec), loaded.architecture.spec)
-    if shapes.learnable and difference != 0:
+    exact = common.family.learnable
+    if exact and difference != 0:
         raise VerificationError("convert", expected="the same outputs", found=f"a largest difference of {difference:g}")
     manifest = {
         "hetcompress": __version__,
@@ -201,21 +223,53 @@ def convert(
         "architecture": {"spec": loaded.architecture.spec, "arguments": dict(loaded.architecture.arguments)},
         "input": dataclasses.asdict(spec),
         "conversion": {
-            "family": family,
-            "family_arguments": shapes.arguments(),
-            "group_out": group_out,
-            "group_in": group_in,
-            "layers": [layer.name for layer in conversion.layers if layer.converted],
+            "granularity": granularity,
+            "layers": {name: grain.to_json() for name, grain in grains.items()},
         },
         "stages": {
             "convert": {
                 "max_difference": difference,
                 "kept_dense": {layer.name: layer.reason for layer in conversion.layers if not layer.converted},
+                "granularities": {
+                    name: {"granularity": found.granularity, "milliseconds": found.times}
+                    for name, found in timed.items()
+                },
             }
         },
     }
     RunFolder.create(run, manifest, loaded.model, conversion.model, force=force)
-    return _converted(run, loaded, spec, conversion.layers, difference=difference, exact=shapes.learnable)
+    named = {
+        name: timed[name].granularity if name in timed else granularity or _described(grain)
+        for name, grain in grains.items()
+    }
+    return _converted(run, loaded, spec, conversion.layers, difference=difference, exact=exact, granularities=named)
+
+
+def _described(grain: Grain) -> str:
+    return f"{grain.family.name}, {grain.group_out} filters x {grain.group_in} channels"
+
+
+def _preset(
+    granularity: str,
+    family: str,
+    family_arguments: Mapping[str, Any] | None,
+    group_out: GroupSize | None,
+    group_in: GroupSize | None,
+) -> Callable[[nn.Conv2d], Grain] | None:
+    """Return the rule of a granularity, None for the one that measures, after refusing what it decides itself."""
+    if family != "free" or family_arguments or group_out is not None or group_in is not None:
+        raise UsageError(
+            f"--granularity {granularity}", expected="no --family, --family-arg, --group-out or --group-in",
+            found="one of them", fix="leave out either",
+        )  # fmt: skip
+    if granularity == AUTO:
+        return None
+    if granularity not in GRANULARITIES:
+        raise UsageError(
+            f"--granularity {granularity}", expected=f"one of {', '.join([AUTO, *GRANULARITIES])}",
+            found=f"'{granularity}'", fix=suggestion(granularity, [AUTO, *GRANULARITIES]),
+        )  # fmt: skip
+    return GRANULARITIES[granularity]
 
 
 def _group_sizes(family: str, group_out: GroupSize | None, group_in: GroupSize | None) -> tuple[GroupSize, GroupSize]:

@@ -10,20 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from hetcompress.artifacts import RunFolder
+from hetcompress.budgets import Budget
 from hetcompress.errors import UsageError
 from hetcompress.files import sha256_of, write_text
 from hetcompress.finetuning import finetune as finetune_model
 from hetcompress.goals import ShapeSettings
+from hetcompress.nn import LearnableHetConv2d
 from hetcompress.pipeline._common import DataSettings, Pruned, check_classes, finish, open_run_data
+from hetcompress.pipeline._time import aimed, measured_budget, timed
+from hetcompress.planning import FAST, PlanSettings
+from hetcompress.pruning import magnitudes
 from hetcompress.reporters import Reporter, Silent
+from hetcompress.surgery import named_modules_of
 from hetcompress.training import TrainSettings
 
-__all__ = ["DEFAULT_MAC_RATIO", "finetune"]
-
-DEFAULT_MAC_RATIO = 2.0
-"""The target when none is given."""
+__all__ = ["finetune"]
 
 
 def finetune(
@@ -32,6 +36,7 @@ def finetune(
     data: DataSettings,
     train: TrainSettings | None = None,
     shapes: ShapeSettings | None = None,
+    plan: PlanSettings = FAST,
     arch: str | None = None,
     stage: str = "both",
     resume: str = "auto",
@@ -45,7 +50,8 @@ def finetune(
         run: The run folder.
         data: Where images come from.
         train: How weights are trained.
-        shapes: The target, and how shapes are learned; by default MAC ratio 2.
+        shapes: The target, and how shapes are learned; without a target MAC ratio 2.
+        plan: Where a target of time is measured, and how forms are chosen.
         arch: The user's own factory, where the run was made with one.
         stage: "both", or "fine": train the weights of what `prune` left.
         resume: "auto" goes on from a checkpoint of the same settings; "never" starts anew.
@@ -59,7 +65,12 @@ def finetune(
     if stage not in ("both", "fine") or resume not in ("auto", "never"):
         raise UsageError("--stage and --resume", expected="both or fine, auto or never", found=f"{stage}, {resume}")
     train = train or TrainSettings()
-    shapes = shapes or ShapeSettings(mac_ratio=DEFAULT_MAC_RATIO)
+    shapes = shapes or ShapeSettings()
+    if stage == "fine" and shapes.has_target:
+        raise UsageError(
+            "--stage fine", expected="no target, since the shapes are fixed already", found="one",
+            fix="leave the target out, or prune again with another one",
+        )  # fmt: skip
     folder = RunFolder.open(run, factory=arch)
     source = open_run_data(folder, data)
     model = folder.pruned_model() if stage == "fine" else folder.converted_model()
@@ -71,6 +82,11 @@ def finetune(
         "shapes": dataclasses.asdict(shapes),
         "stage": stage,
     }
+    budget = None
+    if shapes.latency_ratio is not None and stage == "both":
+        settings["plan"] = dataclasses.asdict(plan)
+        budget = measured_budget(folder, shapes.latency_ratio, plan) if resume == "auto" else None
+        budget = budget or _aimed(folder, model, shapes.latency_ratio, plan)
     weights = folder.pruned if stage == "fine" else folder.path / "converted.safetensors"
     result = finetune_model(
         model,
@@ -78,6 +94,7 @@ def finetune(
         source,
         train=train,
         shapes=shapes,
+        budget=budget,
         checkpoint=folder.checkpoint,
         checkpoint_every=checkpoint_every,
         resume=resume == "auto",
@@ -85,7 +102,15 @@ def finetune(
         reporter=_Recording(folder.metrics, reporter or Silent()),
         device=_device(device),
     )
-    return finish(folder, "finetune", {**settings, "test_note": source.test_note}, result)
+    time = None if budget is None else timed(folder, result.model, budget, plan)
+    return finish(folder, "finetune", {**settings, "test_note": source.test_note}, result, time)
+
+
+def _aimed(folder: RunFolder, model: nn.Module, ratio: float, plan: PlanSettings) -> Budget:
+    """Return the budget of time by the shapes that the source's weights suggest."""
+    layers = named_modules_of(model, LearnableHetConv2d)
+    logits = {name: layers[name].family.logits_of(scores) for name, scores in magnitudes(layers).items()}
+    return aimed(folder, model, ratio, plan, logits).budget
 
 
 def _fingerprint(settings: Mapping[str, Any], weights: Path) -> str:

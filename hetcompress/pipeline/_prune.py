@@ -7,10 +7,14 @@ from pathlib import Path
 import torch
 
 from hetcompress.artifacts import RunFolder
+from hetcompress.errors import UsageError
 from hetcompress.finetuning import Finetuned
-from hetcompress.goals import ShapeSettings, budget_of
+from hetcompress.goals import OPTIONS, ShapeSettings, budget_of
 from hetcompress.nn import LearnableHetConv2d
 from hetcompress.pipeline._common import Pruned, finish
+from hetcompress.pipeline._time import aimed
+from hetcompress.planning import FAST, PlanSettings
+from hetcompress.pruning import magnitudes
 from hetcompress.pruning import prune as prune_model
 from hetcompress.surgery import named_modules_of
 
@@ -22,6 +26,8 @@ def prune(
     *,
     density: float | None = None,
     mac_ratio: float | None = None,
+    latency_ratio: float | None = None,
+    plan: PlanSettings = FAST,
     arch: str | None = None,
     random: int | None = None,
 ) -> Pruned:
@@ -31,29 +37,30 @@ def prune(
         run: The run folder.
         density: Target: kept over all weights of the converted layers.
         mac_ratio: Target: dense over kept MACs of the whole model.
+        latency_ratio: Target: dense over compressed time of the whole model, measured.
+        plan: Where a time is measured, and how forms are chosen.
         arch: The user's own factory, where the run was made with one.
         random: Seed of a random choice in place of magnitudes, for experiments.
 
     Raises:
-        UsageError: Not exactly one target.
+        UsageError: Not exactly one target (none for a fixed pattern).
         NothingToDoError: The target cannot be reached.
     """
     folder = RunFolder.open(run, factory=arch)
     model = folder.converted_model()
     layers = named_modules_of(model, LearnableHetConv2d)
-    learnable = all(layer.family.learnable for layer in layers.values())
-    if learnable or density is not None or mac_ratio is not None:
-        budget = budget_of(model, ShapeSettings(density=density, mac_ratio=mac_ratio), folder.input_spec.size)
-    else:
-        budget = budget_of(model, ShapeSettings(density=1.0), folder.input_spec.size)
-    generator = torch.Generator().manual_seed(random or 0)
-    logits = {}
-    for name, layer in layers.items():
-        squares = layer.tap_norms().square()
-        scores = squares / squares.mean().clamp_min(torch.finfo(squares.dtype).tiny)
-        if random is not None:
-            scores = torch.rand(scores.shape, generator=generator)
-        logits[name] = layer.family.logits_of(scores)
-    pruned = prune_model(model, budget, logits=logits)
-    settings = {"data": None, "target": {"density": density, "mac_ratio": mac_ratio}, "random": random}
+    targets = {"density": density, "mac_ratio": mac_ratio, "latency_ratio": latency_ratio}
+    shapes = ShapeSettings(density=density, mac_ratio=mac_ratio, latency_ratio=latency_ratio)
+    if not shapes.has_target and any(layer.family.learnable for layer in layers.values()):
+        raise UsageError("target", expected=f"one of {', '.join(OPTIONS.values())}", found="none")
+    scores = magnitudes(layers)
+    if random is not None:
+        generator = torch.Generator().manual_seed(random)
+        scores = {name: torch.rand(worth.shape, generator=generator) for name, worth in scores.items()}
+    logits = {name: layer.family.logits_of(scores[name]) for name, layer in layers.items()}
+    settings = {"data": None, "target": targets, "random": random}
+    if shapes.latency_ratio is not None:
+        found = aimed(folder, model, shapes.latency_ratio, plan, logits)
+        return finish(folder, "prune", settings, Finetuned(found.pruned, {}, []), found.time)
+    pruned = prune_model(model, budget_of(model, shapes, folder.input_spec.size), logits=logits)
     return finish(folder, "prune", settings, Finetuned(pruned, {}, []))

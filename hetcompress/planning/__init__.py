@@ -1,6 +1,24 @@
 """Planning: which form each layer gets, by time measured on the machine and runtime that will run it."""
 
+from hetcompress.planning.aiming import Aim, TimeRatio, aim, time_ratio
+from hetcompress.planning.granularity import TimedGrain, choose_granularities
 from hetcompress.planning.measured import Measured
-from hetcompress.planning.whole import FEWEST_MACS, PLANS, Plan, PlanSettings, plan
+from hetcompress.planning.prices import layer_prices
+from hetcompress.planning.whole import FAST, FEWEST_MACS, PLANS, Plan, PlanSettings, plan
 
-__all__ = ["FEWEST_MACS", "PLANS", "Measured", "Plan", "PlanSettings", "plan"]
+__all__ = [
+    "FAST",
+    "FEWEST_MACS",
+    "PLANS",
+    "Aim",
+    "Measured",
+    "Plan",
+    "PlanSettings",
+    "TimeRatio",
+    "TimedGrain",
+    "aim",
+    "choose_granularities",
+    "layer_prices",
+    "plan",
+    "time_ratio",
+]

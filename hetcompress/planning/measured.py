@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from hetcompress.latency import measure
-from hetcompress.lowering import Choice, Chooser, cheapest
+from hetcompress.lowering import Choice, Chooser, cheapest, conv_weights
 from hetcompress.planning.runtimes import PlanTarget
 from hetcompress.planning.surroundings import OUTER_CHANNELS, in_surroundings
 from hetcompress.planning.timings import Timings
@@ -28,38 +29,57 @@ class Measured(Chooser):
         batch: Images at once.
         threads: Threads inside an operator.
         seconds: Time to spend on measuring each candidate of a layer.
+        within: Forms with more than so many times the fewest MACs are not timed, the dense one excepted.
     """
 
     unit = "ms"
     least_saving = 0.03
     """Share of the simpler form's time that a more involved one must save: less drowns in noise."""
 
-    def __init__(self, target: PlanTarget, *, batch: int, threads: int, seconds: float = 0.1) -> None:
-        self.target, self.batch, self.threads, self.seconds = target, batch, threads, seconds
+    def __init__(
+        self, target: PlanTarget, *, batch: int, threads: int, seconds: float = 0.1, within: float = math.inf
+    ) -> None:
+        self.target, self.batch, self.threads, self.seconds, self.within = target, batch, threads, seconds, within
         self.timings = Timings(f"{target.name} {target.version}")
 
     def choose(self, candidates: Mapping[str, nn.Module], input_shape: tuple[int, ...]) -> Choice:
         """See `Chooser.choose`."""
-        keys = {name: Timings.key(form, input_shape, self.batch, self.threads) for name, form in candidates.items()}
-        # times of one layer are compared, so they come from one session: all are measured, or none
-        if len(candidates) > 1 and not all(key in self.timings.known for key in keys.values()):
-            times = self._measure(candidates, input_shape)
-            self.timings.add({keys[name]: time for name, time in times.items()})
-        costs = {name: self.timings.known.get(key, 0.0) for name, key in keys.items()}
+        macs = {name: conv_weights(form) for name, form in candidates.items()}
+        limit = self.within * min(macs.values())
+        promising = {name: form for name, form in candidates.items() if name == "dense" or macs[name] <= limit}
+        costs = self.times(promising, input_shape) if len(promising) > 1 else {"dense": 0.0}
         return Choice(cheapest(costs, self.least_saving), costs)
 
-    def _measure(self, candidates: Mapping[str, nn.Module], input_shape: tuple[int, ...]) -> dict[str, float]:
-        """Return milliseconds of each candidate between its neighbours."""
+    def times(
+        self, forms: Mapping[str, nn.Module], input_shape: tuple[int, ...], hopeless: float = HOPELESS
+    ) -> dict[str, float]:
+        """Return milliseconds of each form between its neighbours, measured now or before.
+
+        Args:
+            forms: Of one layer; all make as many channels.
+            input_shape: Channels, height, width of what it reads.
+            hopeless: Forms that take so many times the quickest are not measured closely.
+        """
+        keys = {name: Timings.key(form, input_shape, self.batch, self.threads) for name, form in forms.items()}
+        # times of one layer are compared, so they come from one session: all are measured, or none
+        if not all(key in self.timings.known for key in keys.values()):
+            times = self._measure(forms, input_shape, hopeless)
+            self.timings.add({keys[name]: time for name, time in times.items()})
+        return {name: self.timings.known[key] for name, key in keys.items()}
+
+    def _measure(
+        self, forms: Mapping[str, nn.Module], input_shape: tuple[int, ...], hopeless: float
+    ) -> dict[str, float]:
         channels, height, width = input_shape
         with torch.no_grad():
-            filters = candidates["dense"](torch.zeros(1, *input_shape)).shape[1]
+            filters = next(iter(forms.values()))(torch.zeros(1, *input_shape)).shape[1]
         images = torch.randn(self.batch, OUTER_CHANNELS, height, width, generator=torch.Generator().manual_seed(0))
         runners: dict[str, Callable[[], object]] = {
             name: self.target.runner(in_surroundings(form, channels, filters), images, self.threads)
-            for name, form in candidates.items()
+            for name, form in forms.items()
         }
         times = _medians(runners, seconds=0, rounds=3)
-        close = {name: run for name, run in runners.items() if times[name] <= HOPELESS * min(times.values())}
+        close = {name: run for name, run in runners.items() if times[name] <= hopeless * min(times.values())}
         return times | (_medians(close, seconds=self.seconds * len(close), rounds=9) if len(close) > 1 else {})
 
 

@@ -5,6 +5,7 @@ from hetcompress.shapes.centre import CentreShapes
 from hetcompress.shapes.free import FreeShapes
 from hetcompress.shapes.hetconv import HetConvShapes
 from hetcompress.shapes.rigid import RigidShapes
+from hetcompress.shapes.sets import SetShapes
 
 __all__ = [
     "SHAPE_FAMILIES",
@@ -12,6 +13,7 @@ __all__ = [
     "FreeShapes",
     "HetConvShapes",
     "RigidShapes",
+    "SetShapes",
     "ShapeFamily",
     "build_family",
 ]

@@ -80,6 +80,35 @@ def test_pruning_again_forgets_what_was_measured_before(hc, digits, tmp_path):
     assert set(json.loads((tmp_path / "hetrun" / "run.json").read_text())["stages"]) == {"convert", "prune"}
 
 
+def test_pruning_again_removes_what_speaks_of_the_net_before(hc, digits, tmp_path):
+    hc("convert", "model.pt", *digits)
+    hc(*SMOKE)
+    hc("report", "--no-latency")
+    run = tmp_path / "hetrun"
+    assert (run / "metrics.jsonl").exists()
+    assert (run / "plan.json").exists()
+    hc("prune", "--density", 0.5)
+    assert not any((run / name).exists() for name in ("metrics.jsonl", "plan.json", "report", "export"))
+
+
+def test_targets_that_nobody_would_heed_are_refused(hc, digits):
+    hc("convert", "model.pt", *digits)
+    code, _, err = hc("prune")
+    assert code == 2
+    assert "target: expected one of --density, --mac-ratio, --latency-ratio, found none" in err
+    hc("prune", "--density", 0.5)
+    code, _, err = hc(*SMOKE, "--stage", "fine", "--density", 0.1)
+    assert code == 2
+    assert "--stage fine: expected no target" in err
+
+
+@pytest.mark.parametrize("option", ["--mean", "--std"])
+def test_normalisation_must_be_finite(hc, digits, option):
+    code, _, err = hc("convert", "model.pt", *digits, option, "nan")
+    assert code == 2
+    assert f"{option}: expected finite numbers" in err
+
+
 def test_dry_run_writes_nothing(hc, digits, tmp_path):
     code, out, _ = hc("convert", "model.pt", *digits, "--dry-run", "--json")
     assert code == 0
@@ -155,7 +184,13 @@ AFTER_CONVERT = {
     ),
     "density 1.5": (("prune", "--density", 1.5), 2, "--density: expected a number in (0, 1], found 1.5"),
     "density nan": (("prune", "--density", "nan"), 2, "--density: expected a number in (0, 1], found nan"),
-    "two targets": (("prune", "--density", 0.5, "--mac-ratio", 2), 2, "expected one of --density and --mac-ratio"),
+    "two targets": (
+        ("prune", "--density", 0.5, "--mac-ratio", 2),
+        2,
+        "expected one of --density, --mac-ratio, --latency-ratio",
+    ),
+    "three targets": (("prune", "--density", 0.5, "--latency-ratio", 2), 2, "found --density and --latency-ratio"),
+    "latency ratio": (("prune", "--latency-ratio", 0.5), 2, "--latency-ratio: expected a number of at least 1"),
     "unreachable": (("prune", "--mac-ratio", 500), 4, "cannot be reached within 1 %: expected MAC ratios 1 to"),
     "batch": (("finetune", "--data", "digits", "-b", 5000), 2, "--batch-size: expected at most the"),
 }
@@ -187,7 +222,7 @@ def test_damaged_run_folders(hc, digits, tmp_path):
     manifest = tmp_path / "hetrun" / "run.json"
     text = manifest.read_text()
     for damaged, message in (
-        (text.replace('"format": 1', '"format": 2'), "expected format 1, found format 2"),
+        (text.replace('"format": 2', '"format": 3'), "expected format 1 or 2, found format 3"),
         (text[:100], "expected a readable run.json"),
         ("[]", "expected a readable run.json"),
     ):

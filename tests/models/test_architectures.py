@@ -104,3 +104,16 @@ def test_checkpoint_of_another_architecture(tmp_path):
     torch.save(MODELS["vgg16"].build().state_dict(), path)
     with pytest.raises(InputError, match=r"expected the tensors of hetcompress:resnet20.*missing: conv1\.weight"):
         load_model(path, arch="hetcompress:resnet20")
+
+
+def test_weights_called_auxiliary_may_be_too_many_but_not_missing(tmp_path):
+    spec = factory_file(
+        tmp_path, "return nn.ModuleDict({'conv': nn.Conv2d(3, width, 3), 'aux_path': nn.Linear(width, 2)})"
+    )
+    weights = parse_architecture(spec).build().state_dict()
+    torch.save({**weights, "aux1.fc.weight": torch.ones(2, 2)}, tmp_path / "more.pt")
+    assert load_model(tmp_path / "more.pt", arch=spec).model["aux_path"].in_features == 4
+    del weights["aux_path.weight"]
+    torch.save(weights, tmp_path / "less.pt")
+    with pytest.raises(InputError, match=r"missing: aux_path\.weight"):
+        load_model(tmp_path / "less.pt", arch=spec)

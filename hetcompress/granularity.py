@@ -1,0 +1,75 @@
+"""Granularities: how finely the shapes of a layer are chosen, as named presets of family and channel groups.
+
+From the finest, which keeps most accuracy, to the coarsest, which stock operators execute best.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from hetcompress.nn import GroupSize
+from hetcompress.registry import Registry
+from hetcompress.shapes import CentreShapes, FreeShapes, SetShapes, ShapeFamily, build_family
+
+__all__ = ["FINEST_FIRST", "GRANULARITIES", "Grain"]
+
+VECTOR = 16
+"""Filters: one AVX-512 register; two of AVX2, four of NEON."""
+MOST_SETS = 4
+"""More sets of filters cost more time than their MACs save, in stock runtimes."""
+
+FINEST_FIRST = ("vector", "sets", "channels")
+
+
+@dataclasses.dataclass(frozen=True)
+class Grain:
+    """How the shapes of one layer are chosen.
+
+    Attributes:
+        family: The shapes to choose from.
+        group_out: Filters that share a shape.
+        group_in: Input channels that share a shape.
+    """
+
+    family: ShapeFamily
+    group_out: GroupSize
+    group_in: GroupSize
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        arguments = self.family.arguments()
+        sizes = {"group_out": self.group_out, "group_in": self.group_in}
+        return {"family": self.family.name, "family_arguments": arguments, **sizes}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Grain:
+        """Build what `to_json` returned."""
+        family = build_family(values["family"], values["family_arguments"])
+        return cls(family, values["group_out"], values["group_in"])
+
+
+GRANULARITIES: Registry[Callable[[nn.Conv2d], Grain]] = Registry("granularity")
+
+
+@GRANULARITIES.register("vector")
+def _vector(_conv: nn.Conv2d) -> Grain:
+    """Any taps for each input channel and 16 filters: what our own kernel executes."""
+    return Grain(FreeShapes(), VECTOR, 1)
+
+
+@GRANULARITIES.register("sets")
+def _sets(conv: nn.Conv2d) -> Grain:
+    """A set of whole kernels for each of up to four groups of filters of at least a block; 1x1 or empty elsewhere."""
+    filters = conv.out_channels // conv.groups
+    return Grain(SetShapes(), filters // math.gcd(MOST_SETS, max(1, filters // VECTOR), filters), 1)
+
+
+@GRANULARITIES.register("channels")
+def _channels(_conv: nn.Conv2d) -> Grain:
+    """Whole kernel, centre or nothing for each input channel, shared by all filters."""
+    return Grain(CentreShapes(), "all", 1)

@@ -1,0 +1,194 @@
+"""Targets of time: prices from single layers, and the budget that a whole model confirms."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pretending import Weighing, weighing  # noqa: F401  a fixture
+from torch import nn
+
+from hetcompress.conversion import convert
+from hetcompress.errors import NothingToDoError, UsageError
+from hetcompress.granularity import GRANULARITIES
+from hetcompress.nn import HetConv2d, LearnableHetConv2d
+from hetcompress.planning import PlanSettings, TimeRatio, aim, aiming, choose_granularities, layer_prices, measured
+from hetcompress.planning.aiming import ROUNDS, next_point
+from hetcompress.planning.prices import at_density
+from hetcompress.pruning import magnitudes
+from hetcompress.shapes import build_family
+from hetcompress.surgery import named_modules_of
+
+EXAMPLE = torch.zeros(1, 3, 12, 12)
+SETTINGS = PlanSettings(plan="fast")
+FAMILIES = {"centre": ({"block": 1}, "all"), "free": ({}, 16)}
+
+
+class Net(nn.Module):
+    def __init__(self, calls):
+        super().__init__()
+        self.calls = calls
+        self.first, self.middle, self.last = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3, padding=1), nn.Conv2d(32, 48, 3)
+        self.head = nn.Linear(48, 4)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        for _ in range(self.calls):
+            x = self.middle(x).relu()
+        return self.head(self.last(x).mean((2, 3)))
+
+
+def nets(family="centre", calls=1):
+    torch.manual_seed(0)
+    arguments, group_out = FAMILIES[family]
+    dense = Net(calls).eval()
+    return dense, convert(dense, family=build_family(family, arguments), group_out=group_out, group_in=1).model.eval()
+
+
+def worths(converted):
+    layers = named_modules_of(converted, LearnableHetConv2d)
+    return {name: layers[name].family.logits_of(scores) for name, scores in magnitudes(layers).items()}
+
+
+def test_prices_are_the_slope_of_measured_time_over_all_calls(weighing):  # noqa: F811
+    prices = layer_prices(nets(calls=2)[1], EXAMPLE, SETTINGS)
+    assert prices == pytest.approx({"middle": 2, "last": 1}, rel=0.1)
+
+
+def test_a_layer_that_is_best_left_dense_has_no_price(weighing, monkeypatch):  # noqa: F811
+    def slow_but_dense(runners, **_):
+        return {name: 1.0 if name == "dense" else 2.0 + run() for name, run in runners.items()}
+
+    monkeypatch.setattr(measured, "_medians", slow_but_dense)
+    dense, converted = nets()
+    assert set(layer_prices(converted, EXAMPLE, SETTINGS).values()) == {0.0}
+    with pytest.raises(NothingToDoError, match="expected a time ratio of 1: on this runtime no layer is faster"):
+        aim(dense, converted, EXAMPLE, 1.5, SETTINGS, worths(converted))
+
+
+def test_layers_that_are_alike_are_timed_once(weighing, monkeypatch, tmp_path):  # noqa: F811
+    asked = []
+    monkeypatch.setattr(Weighing, "runner", lambda *_: asked.append(1) or (lambda: 1.0))
+    one = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, padding=1))
+    three = nn.Sequential(*one, nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1))
+    counts = []
+    for net in (one, three):
+        model = convert(net, family=build_family("centre", {"block": 1}), group_out="all").model
+        monkeypatch.setenv("HETCOMPRESS_CACHE", str(tmp_path / str(len(net))))
+        asked.clear()
+        layer_prices(model, EXAMPLE, SETTINGS)
+        counts.append(len(asked))
+    assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.parametrize("hidden", [0.0, 1500.0, -800.0])
+@pytest.mark.parametrize("ratio", [1.2, 1.6])
+def test_what_is_asked_is_what_is_measured(weighing, ratio, hidden):  # noqa: F811
+    weighing(hidden)
+    dense, converted = nets("free")
+    found = aim(dense, converted, EXAMPLE, ratio, SETTINGS, worths(converted))
+    assert found.time.measured == pytest.approx(ratio, rel=0.03)
+    assert found.time.expected == pytest.approx(ratio, rel=0.02)
+    assert not found.time.missed
+    assert found.budget.unit == "time ratio"
+    assert all(layer.mask().any() for layer in named_modules_of(found.pruned, HetConv2d).values())
+    assert "time ratio asked" in str(found.time)
+
+
+def test_what_cannot_be_reached_says_what_can(weighing):  # noqa: F811
+    dense, converted = nets()
+    with pytest.raises(NothingToDoError, match=r"target time ratio 50 .*expected a time ratio of \d.*highest that was"):
+        aim(dense, converted, EXAMPLE, 50, SETTINGS, worths(converted))
+    with pytest.raises(UsageError, match="--latency-ratio: expected a number of at least 1, found"):
+        aim(dense, converted, EXAMPLE, 0.5, SETTINGS, worths(converted))
+    comb = convert(dense, family=build_family("hetconv"), group_out=1, group_in=1).model
+    with pytest.raises(UsageError, match="--latency-ratio: expected shapes that can be learned, found family hetconv"):
+        aim(dense, comb, EXAMPLE, 1.5, SETTINGS, {})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_layer_at_a_density(family):
+    layer = nets(family)[1].last
+    for density in (0.5, 0.25, 0.1):
+        assert float(at_density(layer, density).mask().mean()) == pytest.approx(density, abs=0.02)
+
+
+def test_prices_on_a_real_clock(monkeypatch, tmp_path):
+    monkeypatch.setenv("HETCOMPRESS_CACHE", str(tmp_path))
+    prices = layer_prices(nets()[1], EXAMPLE, SETTINGS)
+    assert set(prices) == {"middle", "last"}
+    assert all(0 <= price < 1 for price in prices.values())
+
+
+@pytest.mark.parametrize(
+    ("slow", "expected"),
+    [
+        ((), "vector"),
+        (("vector",), "sets"),
+        (("vector", "sets"), "channels"),
+        (("vector", "sets", "channels"), "vector"),
+    ],
+)
+def test_the_finest_granularity_that_is_about_as_fast(weighing, monkeypatch, slow, expected):  # noqa: F811
+    def pretended(runners, **_):
+        return {name: 1.0 if name == "dense" else 9.0 if name.split(",")[0] in slow else 0.5 for name in runners}
+
+    monkeypatch.setattr(measured, "_medians", pretended)
+    chosen = choose_granularities(nets()[0], ["middle", "last"], EXAMPLE, SETTINGS)
+    assert {name: found.granularity for name, found in chosen.items()} == dict.fromkeys(("middle", "last"), expected)
+    assert set(chosen["last"].times) == set(GRANULARITIES)
+    assert chosen["last"].grain.to_json() == GRANULARITIES[expected](nets()[0].last).to_json()
+
+
+@given(st.floats(0.3, 2.0), st.floats(0.0, 0.3), st.floats(1.05, 2.0))
+def test_points_converge_whatever_single_layers_hide(slope, plateau, ratio):
+    """A whole model whose time is bent: nothing is gained at first, and prices are off by a factor."""
+    full, dense = 10.0, 25.0
+
+    def time_of(worth):
+        return min(dense, dense - slope * (full * (1 - plateau) - worth))
+
+    if time_of(0.0) > dense / ratio * 0.95:
+        return  # cannot be reached
+    points = [(full, dense)]
+    for _ in range(12):
+        worth, _ = next_point(points, dense / ratio)
+        assert 0.0 < worth <= full
+        points.append((worth, time_of(worth)))
+        if abs(dense / points[-1][1] / ratio - 1) <= 0.03:
+            break
+    assert dense / points[-1][1] == pytest.approx(ratio, rel=0.03)
+    assert len(points) <= ROUNDS + 1
+
+
+def test_the_command_line_reaches_a_ratio_of_time(hc, digits, weighing, tmp_path):  # noqa: F811
+    assert hc("convert", "model.pt", *digits)[0] == 0
+    code, out, err = hc("prune", "--latency-ratio", 1.2)
+    assert code == 0, err
+    assert "time ratio asked 1.2, expected 1.2" in out
+    manifest = tmp_path / "hetrun" / "run.json"
+    found = json.loads(manifest.read_text())["stages"]["prune"]["time_ratio"]
+    assert found["measured"] == pytest.approx(1.2, rel=0.03)
+    assert found["settings"]["target"] == "ort-cpu"
+    smoke = ("finetune", "--data", "digits", "--max-steps", 6, "-b", 32, "-q", "--method", "penalty")
+    code, out, err = hc(*smoke, "--latency-ratio", 1.2)
+    assert code == 0, err
+    assert "time ratio asked 1.2" in out
+    stages = json.loads(manifest.read_text())["stages"]
+    assert stages["finetune"]["time_ratio"]["expected"] == pytest.approx(1.2, rel=0.02)
+    assert stages["aim"]["budget"]["unit"] == "time ratio"
+    assert set(stages["aim"]["budget"]["unit_costs"]) == {"conv2", "conv3", "conv4"}
+
+
+def test_coarse_shapes_may_leap_over_the_ratio(weighing, monkeypatch):  # noqa: F811
+    def leaping(dense, pruned, example, budget, settings):
+        kept = sum(float(layer.mask().mean()) for layer in named_modules_of(pruned, HetConv2d).values())
+        ratio = 1.6 if kept < 1 else 1.0
+        return TimeRatio(budget.target, ratio, ratio, ratio, ratio, {})
+
+    monkeypatch.setattr(aiming, "time_ratio", leaping)
+    dense, converted = nets("free")
+    assert aim(dense, converted, EXAMPLE, 1.2, SETTINGS, worths(converted)).time.measured == 1.6
+    with pytest.raises(NothingToDoError, match=r"expected a time ratio of 1\.6, the highest that was measured"):
+        aim(dense, converted, EXAMPLE, 2, SETTINGS, worths(converted))
