@@ -156,10 +156,10 @@ class _ScheduleLearner(ShapeLearner):
 
 @LEARNERS.register("magnitude")
 class MagnitudeLearner(_ScheduleLearner):
-    """The baseline: a tap is worth its mean square weight, relative to its layer's."""
+    """The baseline: a tap is worth its mean square weight, in shares of its layer's total."""
 
     def scores(self) -> dict[str, Tensor]:
-        """Return mean squares, divided by the layer's mean square."""
+        """Return mean squares, relative to the layer's total."""
         return magnitudes(self.layers)
 
 

@@ -30,6 +30,10 @@ CLOSE = 0.999
 CLOSE_IN_BLOCKS = 0.99
 """The same where channels decide in blocks: a block is split only if the target would be missed."""
 
+FLOOR = 0.3
+"""No layer keeps less than this part of what layers keep on average: where a layer is almost gone, gradients and
+magnitudes mislead, and the net breaks there (layer collapse: Tanaka et al., arXiv 2006.05467)."""
+
 BISECTIONS = 60
 FILL_RUNGS = 12
 
@@ -47,6 +51,10 @@ def _group_costs(layer: LearnableHetConv2d, mask: Tensor, budget: Budget, name: 
     return mask.sum((-2, -1), dtype=torch.float64) * sizes * budget.unit_costs[name]
 
 
+def _kept_weights(layer: LearnableHetConv2d, mask: Tensor) -> float:
+    return float((mask.sum((-2, -1)) * layer.channel_groups.sizes().to(mask.device)).sum())
+
+
 def _layer_cost(layer: LearnableHetConv2d, mask: Tensor, budget: Budget, name: str) -> float:
     return float(_group_costs(layer, mask, budget, name).sum())
 
@@ -56,18 +64,23 @@ def _shapes_at(layer: LearnableHetConv2d, logits: Tensor, price: float) -> Tenso
     return layer.family.masks(layer.family.priced(logits, price, size), size)
 
 
-def _survivor(layer: LearnableHetConv2d, logits: Tensor) -> Tensor:
-    """Return the shapes of a layer of which only the group is left that outlives all others at rising prices."""
+def _least(layer: LearnableHetConv2d, logits: Tensor, share: float) -> Tensor:
+    """Return the shapes worth most of a layer that keeps no more than this share of its weights, but one group."""
     bound = 2.0 * float(logits.abs().max()) + 1
     low, high = -bound, bound
+    enough = max(share * layer.weight.numel(), 1.0)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        low, high = (middle, high) if bool(_shapes_at(layer, logits, middle).any()) else (low, middle)
-    last = _shapes_at(layer, logits, low)
-    first = int(last.flatten(2).any(-1).flatten().nonzero()[0])
-    only = torch.zeros_like(last)
-    only.flatten(0, 1)[first] = last.flatten(0, 1)[first]
-    return only
+        low, high = (
+            (middle, high) if _kept_weights(layer, _shapes_at(layer, logits, middle)) >= enough else (low, middle)
+        )
+    chosen, larger = _shapes_at(layer, logits, high), _shapes_at(layer, logits, low)
+    # groups tied at this price are taken one by one
+    for group in (larger.sum((-2, -1)) > chosen.sum((-2, -1))).nonzero().tolist():
+        if _kept_weights(layer, chosen) >= enough:
+            break
+        chosen[tuple(group)] = larger[tuple(group)]
+    return chosen
 
 
 @torch.no_grad()
@@ -87,7 +100,8 @@ def allocate(
         strict: Refuse a budget that cannot be met; otherwise come as near as the channel groups allow.
 
     Returns:
-        Masks of 0 and 1 by layer, shape (out_groups, in_groups, kh, kw).  A kernel may be empty, a layer not.
+        Masks of 0 and 1 by layer, shape (out_groups, in_groups, kh, kw).  A kernel may be empty; a layer
+        keeps at least `FLOOR` of the share that all keep.
 
     Raises:
         NothingToDoError: The budget cannot be met within 1 %; the message says what can.
@@ -95,16 +109,18 @@ def allocate(
     costs = [cost for cost in budget.unit_costs.values() if cost > 0] or [1.0]
     scale = max(costs)
     close = CLOSE if all(layer.family.block == 1 for layer in layers.values()) else CLOSE_IN_BLOCKS
-    survivors: Masks = {}
+    floor = FLOOR * min(max(budget.share, 0.0), 1.0)
+    floors: Masks = {}
 
     def at(price: float) -> Masks:
         masks = {}
         for name, layer in layers.items():
             masks[name] = _shapes_at(layer, logits[name], price * budget.unit_costs[name] / scale)
-            if layer.family.learnable and not bool(masks[name].any()):
-                if name not in survivors:
-                    survivors[name] = _survivor(layer, logits[name])
-                masks[name] = survivors[name]
+            few = _kept_weights(layer, masks[name]) <= floor * layer.weight.numel()
+            if layer.family.learnable and few:
+                if name not in floors:
+                    floors[name] = _least(layer, logits[name], floor)
+                masks[name] = floors[name]
         return masks
 
     bound = 1.0 + 2 * max((float(value.abs().max()) for value in logits.values() if value.numel()), default=0.0)
@@ -129,7 +145,7 @@ def allocate(
         larger = most if rung == 0 else at(low - (low + bound) * (rung / FILL_RUNGS) ** 2)
         chosen = _filled(layers, chosen, larger, budget)
     if strict:
-        _check_reached(layers, chosen, at(bound), budget)
+        _check_reached(layers, chosen, {name: _least(layer, logits[name], 0) for name, layer in layers.items()}, budget)
     return chosen
 
 
@@ -192,11 +208,16 @@ def _check_reached(
 
 @torch.no_grad()
 def magnitudes(layers: Mapping[str, LearnableHetConv2d]) -> dict[str, Float[Tensor, "o i kh kw"]]:
-    """Return what each tap of each channel group is worth by its mean square weight, relative to its layer's."""
-    scores = {}
+    """Return what each tap of each channel group is worth: its weights' mean square, in shares of the layer's total.
+
+    So all layers are worth the same in total, however many weights they have (cf. LAMP, Lee et al., arXiv 2010.07611);
+    the mean is 1 where all have equally many.
+    """
+    scores, sizes = {}, {name: layer.weight.numel() for name, layer in layers.items()}
     for name, layer in layers.items():
         squares = layer.tap_norms().square()
-        scores[name] = squares / squares.mean().clamp_min(torch.finfo(squares.dtype).tiny)
+        relative = squares / squares.mean().clamp_min(torch.finfo(squares.dtype).tiny)
+        scores[name] = relative * (sum(sizes.values()) / len(sizes) / sizes[name])
     return scores
 
 

@@ -28,7 +28,7 @@ __all__ = ["Demo", "demo", "train_digits"]
 ARCHITECTURE = "hetcompress:digits_net"
 DENSE_EPOCHS, EPOCHS = 12, 16
 MAC_RATIO = 3.0
-STAGE1 = 0.4
+STAGE1, LR = 0.4, 0.05
 """Few steps make an epoch of this small set, and shapes need some hundred to settle."""
 
 
@@ -90,12 +90,12 @@ def demo(folder: Path, *, reporter: Callable[[], Reporter], announce: Callable[[
     converted = convert(checkpoint, run=run, family="centre")
     announce(
         f"hetcompress finetune --run {run} --data digits --mac-ratio {MAC_RATIO:g} --epochs {EPOCHS} -b 64 "
-        f"--stage1 {STAGE1:g}"
+        f"--stage1 {STAGE1:g} --lr {LR:g}"
     )
     finetuned = finetune(
         run,
         data=DataSettings("digits"),
-        train=TrainSettings(epochs=EPOCHS, batch_size=64),
+        train=TrainSettings(epochs=EPOCHS, batch_size=64, lr=LR),
         shapes=ShapeSettings(mac_ratio=MAC_RATIO, stage1=STAGE1),
         reporter=reporter(),
     )
