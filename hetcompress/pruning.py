@@ -19,7 +19,7 @@ from hetcompress.errors import NothingToDoError
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
 from hetcompress.surgery import named_modules_of, replace_modules_
 
-__all__ = ["allocate", "check_reachable", "kept_cost", "magnitudes", "prune", "pruned_skeleton"]
+__all__ = ["allocate", "allocate_evenly", "check_reachable", "kept_cost", "magnitudes", "prune", "pruned_skeleton"]
 
 TOLERANCE = 0.01
 """How far, relatively, the kept cost may stay from what was asked."""
@@ -221,8 +221,30 @@ def magnitudes(layers: Mapping[str, LearnableHetConv2d]) -> dict[str, Float[Tens
     return scores
 
 
+def allocate_evenly(
+    layers: Mapping[str, LearnableHetConv2d], logits: Mapping[str, Float[Tensor, "o i n"]], budget: Budget
+) -> Masks:
+    """Return the shapes worth most of each layer, where all layers keep the same share; see `allocate`.
+
+    Raises:
+        NothingToDoError: The budget cannot be met within 1 %.
+    """
+    check_reachable(layers, budget)
+    chosen: Masks = {}
+    for name, layer in layers.items():
+        own = Budget.of_density({name: layer}, min(budget.share, 1.0))
+        chosen |= allocate({name: layer}, {name: logits[name]}, own, strict=False)
+    _check_reached(layers, chosen, chosen, budget)
+    return chosen
+
+
 def prune(
-    model: nn.Module, budget: Budget, *, logits: Mapping[str, Tensor] | None = None, strict: bool = True
+    model: nn.Module,
+    budget: Budget,
+    *,
+    logits: Mapping[str, Tensor] | None = None,
+    strict: bool = True,
+    evenly: bool = False,
 ) -> nn.Module:
     """Return a copy of `model` whose shapes are fixed and whose kept cost meets the budget.
 
@@ -231,6 +253,7 @@ def prune(
         budget: What may be kept.  A family that is not learnable keeps its pattern, which must meet the budget.
         logits: What shapes are worth; by default each layer's own logits.
         strict: See `allocate`.
+        evenly: Keep the same share of every layer.
 
     Raises:
         NothingToDoError: The model has no learnable layers, or the budget cannot be met.
@@ -243,7 +266,7 @@ def prune(
         check_reachable(layers, budget)
         return replace_modules_(new, {name: layer.freeze() for name, layer in layers.items()})
     worths = logits or {name: layer.shape_logits.detach() for name, layer in layers.items()}
-    masks = allocate(layers, worths, budget, strict=strict)
+    masks = allocate_evenly(layers, worths, budget) if evenly else allocate(layers, worths, budget, strict=strict)
     pruned = {}
     for name, layer in layers.items():
         groups = layer.channel_groups

@@ -143,3 +143,25 @@ def test_a_budget_of_time_spares_layers_that_cost_none(share, seed):
 def test_a_ratio_of_time_below_one_is_refused():
     with pytest.raises(UsageError, match="--latency-ratio: expected a number of at least 1"):
         Budget.of_time_ratio(layers_of(converted()), {"1": 1, "3": 1, "4": 1}, fixed=0, dense=1, ratio=0.9)
+
+
+@given(st.floats(0.1, 0.9), st.integers(0, 99))
+def test_evenly_means_the_same_share_of_every_layer(share, seed):
+    torch.manual_seed(seed)
+    model = converted()
+    layers = named_modules_of(prune(model, Budget.of_density(layers_of(model), share), evenly=True), HetConv2d)
+    for layer in layers.values():
+        kept = float(layer.mask().sum()) / layer.weight.numel()
+        assert kept == pytest.approx(share, abs=2 * layer.weight[0, 0].numel() / layer.weight.numel() + 0.01)
+
+
+def test_no_layer_is_left_almost_empty():
+    model = converted()
+    logits = {
+        name: layer.family.logits_of(torch.rand_like(layer.tap_norms())) for name, layer in layers_of(model).items()
+    }
+    first = next(iter(logits))
+    logits[first] = logits[first] * 1e-6
+    pruned = named_modules_of(prune(model, Budget.of_density(layers_of(model), 0.4), logits=logits), HetConv2d)
+    kept = float(pruned[first].mask().sum()) / pruned[first].weight.numel()
+    assert 0.12 <= kept < 0.2

@@ -4,7 +4,8 @@
 
 Every row is one compressed model against its dense original, interleaved in one run.  "realised" is the time ratio over
 the executed MAC ratio.  Shapes are what `prune` chooses by the magnitude of the weights: of the given checkpoint where
-there is one (--checkpoint NET=FILE), of a random initialisation otherwise, and the row says which.  Rivals: HetConv's
+there is one (--checkpoint NET=FILE); of a random initialisation otherwise, where every layer keeps the same share since
+such magnitudes say nothing of layers, and the row says so.  Rivals: HetConv's
 fixed comb, and channel pruning by Torch-Pruning at the same MAC ratio (pip install torch-pruning; left out without it).
 Rows are written as they are made; a second call goes on where the first stopped.
 """
@@ -60,13 +61,15 @@ def macs(model: nn.Module, example: torch.Tensor) -> int:
     return sum(layer.dense for layer in layer_macs(model, example).values())
 
 
-def learned(folder: Path, net: Net, checkpoint: Path, ratios: list[float]) -> Iterator[tuple[str, nn.Module]]:
+def learned(
+    folder: Path, net: Net, checkpoint: Path, ratios: list[float], *, evenly: bool
+) -> Iterator[tuple[str, nn.Module]]:
     """Yield our nets, shapes chosen by magnitude: whole channels for stock operators, fine shapes for our kernel."""
     for family, ratio in itertools.product(FAMILIES, ratios):
         run = folder / f"{family}-{ratio}"
         pipeline.convert(checkpoint, run=run, arch=net.spec, family=family)
         try:
-            pipeline.prune(run, mac_ratio=ratio)
+            pipeline.prune(run, mac_ratio=ratio, evenly=evenly)
         except HetCompressError as error:
             print(f"  {family} {ratio:g}x: {error}")
             continue
@@ -168,7 +171,7 @@ def main() -> None:
             pipeline.convert(checkpoint, run=folder / "source", arch=net.spec)
             dense = RunFolder.open(folder / "source").dense_model().eval()
             models = {
-                **dict(learned(folder, net, checkpoint, options.ratios)),
+                **dict(learned(folder, net, checkpoint, options.ratios, evenly=name not in checkpoints)),
                 **dict(combs(folder, net, checkpoint)),
                 **dict(channel_pruned(dense, example, options.ratios)),
             }

@@ -41,6 +41,7 @@ def prune(
         Optional[int],  # noqa: UP045
         typer.Option(metavar="SEED", help="Choose shapes at random, for experiments."),
     ] = None,
+    evenly: Annotated[bool, typer.Option("--evenly", help="Keep the same share of every layer.")] = False,
     arch: Arch = None,
     json_out: Json = False,
 ) -> None:
@@ -54,6 +55,7 @@ def prune(
     result = pipeline.prune(
         run, density=density, mac_ratio=mac_ratio, latency_ratio=latency_ratio,
         plan=plan_settings("fast", target, batch, threads, kernels=kernels), arch=arch, random=random,
+        evenly=evenly,
     )  # fmt: skip
     if json_out:
         console.print_json({"command": "prune", "result": result})

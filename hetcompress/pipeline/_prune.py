@@ -30,6 +30,7 @@ def prune(
     plan: PlanSettings = FAST,
     arch: str | None = None,
     random: int | None = None,
+    evenly: bool = False,
 ) -> Pruned:
     """Fix the shapes by the magnitude of the source's weights and prune, without any training.
 
@@ -41,6 +42,7 @@ def prune(
         plan: Where a time is measured, and how forms are chosen.
         arch: The user's own factory, where the run was made with one.
         random: Seed of a random choice in place of magnitudes, for experiments.
+        evenly: Keep the same share of every layer: magnitudes of weights that were never trained say nothing of layers.
 
     Raises:
         UsageError: Not exactly one target (none for a fixed pattern).
@@ -58,9 +60,9 @@ def prune(
         generator = torch.Generator().manual_seed(random)
         scores = {name: torch.rand(worth.shape, generator=generator) for name, worth in scores.items()}
     logits = {name: layer.family.logits_of(scores[name]) for name, layer in layers.items()}
-    settings = {"data": None, "target": targets, "random": random}
+    settings = {"data": None, "target": targets, "random": random, "evenly": evenly}
     if shapes.latency_ratio is not None:
         found = aimed(folder, model, shapes.latency_ratio, plan, logits)
         return finish(folder, "prune", settings, Finetuned(found.pruned, {}, []), found.time)
-    pruned = prune_model(model, budget_of(model, shapes, folder.input_spec.size), logits=logits)
+    pruned = prune_model(model, budget_of(model, shapes, folder.input_spec.size), logits=logits, evenly=evenly)
     return finish(folder, "prune", settings, Finetuned(pruned, {}, []))
