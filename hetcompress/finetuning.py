@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -26,7 +26,7 @@ from hetcompress.reporters import Reporter, Silent
 from hetcompress.surgery import named_modules_of
 from hetcompress.training import Trainer, TrainSettings
 
-__all__ = ["Finetuned", "TrainingData", "finetune"]
+__all__ = ["Finetuned", "Pruner", "TrainingData", "finetune"]
 
 
 @runtime_checkable
@@ -43,6 +43,10 @@ class TrainingData(Protocol):
 
     def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield test batches."""
+
+
+Pruner = Callable[[nn.Module, Mapping[str, Tensor]], nn.Module]
+"""A learnable model on the CPU, in eval mode, and what its shapes are worth, to the pruned model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +76,7 @@ class _Run:
         shapes: ShapeSettings,
         *,
         budget: Budget | None,
+        pruner: Pruner | None,
         checkpoint: Path | None,
         every: int,
         fingerprint: str,
@@ -100,7 +105,7 @@ class _Run:
         self.stage, self.step = (1 if named_modules_of(model, LearnableHetConv2d) else 2), 0
         self.trainer: Trainer
         self.learner: ShapeLearner | None = None
-        self.budget = budget
+        self.budget, self.pruner = budget, pruner
         if budget is None and self.stage == 1:
             self.budget = budget_of(self.model, shapes, data.image_size)
         if self.budget is not None:
@@ -204,7 +209,13 @@ class _Run:
         if self.trainer.ema is not None:
             self.model.load_state_dict(self.trainer.ema.module.state_dict())
         self.measure("after stage 1", self.model)
-        self.model = prune(self.model, self.budget, logits=self.learner.final_logits())
+        logits = self.learner.final_logits()
+        if self.pruner is None:
+            self.model = prune(self.model, self.budget, logits=logits)
+        else:
+            learned = copy.deepcopy(self.model).cpu().to(memory_format=torch.contiguous_format)
+            worths = {name: worth.cpu() for name, worth in logits.items()}
+            self.model = self.placed(self.pruner(learned.eval(), worths))
         self.measure("after pruning", self.model)
         self.recalibrate()
         self.measure("after recalibration", self.model)
@@ -248,6 +259,7 @@ def finetune(
     train: TrainSettings,
     shapes: ShapeSettings,
     budget: Budget | None = None,
+    pruner: Pruner | None = None,
     checkpoint: Path | None = None,
     checkpoint_every: int = 200,
     resume: bool = True,
@@ -264,6 +276,7 @@ def finetune(
         train: How weights are trained.
         shapes: Target, and how shapes are learned.
         budget: The target as a budget, where it is one of time; see `hetcompress.planning.aim`.
+        pruner: Prunes what stage 1 has learned; None prunes to the budget.
         checkpoint: Where the complete state is kept; None keeps none.
         checkpoint_every: Steps between two checkpoints.
         resume: Go on from `checkpoint` if it exists and belongs to the same settings.
@@ -280,8 +293,8 @@ def finetune(
     torch.manual_seed(train.seed)
     with Interruption() as interruption:
         run = _Run(
-            model, teacher, data, train, shapes, budget=budget, checkpoint=checkpoint, every=checkpoint_every,
-            fingerprint=fingerprint, reporter=reporter or Silent(), device=torch.device(device),
+            model, teacher, data, train, shapes, budget=budget, pruner=pruner, checkpoint=checkpoint,
+            every=checkpoint_every, fingerprint=fingerprint, reporter=reporter or Silent(), device=torch.device(device),
             interruption=interruption,
         )  # fmt: skip
         state = load_checkpoint(checkpoint) if checkpoint is not None and resume and checkpoint.exists() else None

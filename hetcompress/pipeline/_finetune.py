@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -16,11 +17,12 @@ from hetcompress.artifacts import RunFolder
 from hetcompress.budgets import Budget
 from hetcompress.errors import UsageError
 from hetcompress.files import sha256_of, write_text
+from hetcompress.finetuning import Pruner
 from hetcompress.finetuning import finetune as finetune_model
 from hetcompress.goals import ShapeSettings
 from hetcompress.nn import LearnableHetConv2d
 from hetcompress.pipeline._common import DataSettings, Pruned, check_classes, finish, open_run_data
-from hetcompress.pipeline._time import aimed, measured_budget, timed
+from hetcompress.pipeline._time import aimed, measured_budget, pruned_to_time, timed
 from hetcompress.planning import FAST, PlanSettings
 from hetcompress.pruning import magnitudes
 from hetcompress.reporters import Reporter, Silent
@@ -82,11 +84,13 @@ def finetune(
         "shapes": dataclasses.asdict(shapes),
         "stage": stage,
     }
-    budget = None
+    budget: Budget | None = None
+    pruner: Pruner | None = None
     if shapes.latency_ratio is not None and stage == "both":
         settings["plan"] = dataclasses.asdict(plan)
         budget = measured_budget(folder, shapes.latency_ratio, plan) if resume == "auto" else None
         budget = budget or _aimed(folder, model, shapes.latency_ratio, plan)
+        pruner = functools.partial(pruned_to_time, folder, budget, plan)
     weights = folder.pruned if stage == "fine" else folder.path / "converted.safetensors"
     result = finetune_model(
         model,
@@ -95,6 +99,7 @@ def finetune(
         train=train,
         shapes=shapes,
         budget=budget,
+        pruner=pruner,
         checkpoint=folder.checkpoint,
         checkpoint_every=checkpoint_every,
         resume=resume == "auto",

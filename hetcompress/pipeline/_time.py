@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from hetcompress.artifacts import RunFolder
 from hetcompress.budgets import Budget
+from hetcompress.errors import NothingToDoError
 from hetcompress.planning import Aim, PlanSettings, TimeRatio, aim, time_ratio
+from hetcompress.pruning import prune
 
-__all__ = ["aimed", "measured_budget", "timed"]
+__all__ = ["aimed", "measured_budget", "pruned_to_time", "timed"]
 
-STAGE = "aim"
-"""Under which the budget stands in run.json: prices in milliseconds by layer, and what does not depend on shapes."""
+BEFORE, AFTER = "aim", "aim after stage 1"
+"""Under which budgets stand in run.json: prices in milliseconds by layer, and what does not depend on shapes."""
 
 
-def aimed(folder: RunFolder, converted: nn.Module, ratio: float, plan: PlanSettings, logits: dict[str, Tensor]) -> Aim:
+def aimed(
+    folder: RunFolder, converted: nn.Module, ratio: float, plan: PlanSettings, logits: Mapping[str, Tensor]
+) -> Aim:
     """Find the budget of time of a run, and write it down."""
     found = aim(folder.dense_model(), converted, torch.zeros(1, *folder.input_spec.size), ratio, plan, logits)
-    folder.record(STAGE, {"plan": dataclasses.asdict(plan), "budget": dataclasses.asdict(found.budget)})
+    folder.manifest["stages"].pop(AFTER, None)
+    folder.record(BEFORE, {"plan": dataclasses.asdict(plan), "budget": dataclasses.asdict(found.budget)})
     return found
 
 
@@ -29,13 +35,28 @@ def measured_budget(folder: RunFolder, ratio: float, plan: PlanSettings) -> Budg
 
     A resumed run takes up the very same budget: measured again, it would differ by noise.
     """
-    recorded = folder.stage(STAGE) or {}
+    recorded = folder.stage(BEFORE) or {}
     if not folder.checkpoint.exists() or recorded.get("plan") != dataclasses.asdict(plan):
         return None
     budget = Budget(**recorded["budget"])
     return budget if budget.target == ratio else None
 
 
+def pruned_to_time(
+    folder: RunFolder, budget: Budget, plan: PlanSettings, learned: nn.Module, logits: Mapping[str, Tensor]
+) -> nn.Module:
+    """Prune what stage 1 has learned, which spreads over layers otherwise than magnitudes did, to the measured time."""
+    example = torch.zeros(1, *folder.input_spec.size)
+    try:
+        found = aim(folder.dense_model(), learned, example, budget.target, plan, logits, budget.unit_costs)
+    except NothingToDoError:  # the nearest there is, rather than a training for nothing; the result says so
+        return prune(learned, budget, logits=logits, strict=False)
+    folder.record(AFTER, {"plan": dataclasses.asdict(plan), "budget": dataclasses.asdict(found.budget)})
+    return found.pruned
+
+
 def timed(folder: RunFolder, pruned: nn.Module, budget: Budget, plan: PlanSettings) -> TimeRatio:
     """Measure the pruned model of a run as a whole."""
+    last = folder.stage(AFTER)
+    budget = budget if last is None else Budget(**last["budget"])
     return time_ratio(folder.dense_model(), pruned, torch.zeros(1, *folder.input_spec.size), budget, plan)

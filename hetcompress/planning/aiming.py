@@ -115,6 +115,7 @@ def aim(
     ratio: float,
     settings: PlanSettings,
     logits: Mapping[str, Tensor],
+    prices: Mapping[str, float] | None = None,
 ) -> Aim:
     """Return the budget whose shapes take the time asked for, measured as a whole.
 
@@ -125,6 +126,7 @@ def aim(
         ratio: Dense over compressed time.
         settings: The runtime, and how forms are chosen.
         logits: What shapes are worth, by layer.
+        prices: Of a kept weight of each layer, in milliseconds; None measures them.
 
     Raises:
         UsageError: A ratio below 1, or shapes that cannot be learned.
@@ -137,7 +139,7 @@ def aim(
         raise UsageError(
             "--latency-ratio", expected="shapes that can be learned", found=f"family {', '.join(fixed_families)}"
         )
-    prices = layer_prices(converted, example, settings)
+    prices = prices or layer_prices(converted, example, settings)
     if not any(prices.values()):
         raise _unreachable(ratio, "1: on this runtime no layer is faster in any form than dense")
     reference = fold_batch_norms(dense, example)

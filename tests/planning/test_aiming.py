@@ -177,6 +177,8 @@ def test_the_command_line_reaches_a_ratio_of_time(hc, digits, weighing, tmp_path
     assert "time ratio asked 1.2" in out
     stages = json.loads(manifest.read_text())["stages"]
     assert stages["finetune"]["time_ratio"]["expected"] == pytest.approx(1.2, rel=0.02)
+    assert stages["finetune"]["time_ratio"]["measured"] == pytest.approx(1.2, rel=0.03), "learned shapes are aimed anew"
+    assert stages["aim after stage 1"]["budget"]["target"] == 1.2
     assert stages["aim"]["budget"]["unit"] == "time ratio"
     assert set(stages["aim"]["budget"]["unit_costs"]) == {"conv2", "conv3", "conv4"}
 
