@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from hetcompress.conversion import convert
-from hetcompress.errors import HetCompressError, InputError, UsageError
-from hetcompress.files import write_atomically, write_text
+from hetcompress.errors import InputError, UsageError
+from hetcompress.files import cannot_write, write_bytes, write_text
 from hetcompress.models import Architecture, InputSpec
 from hetcompress.pruning import pruned_skeleton
 from hetcompress.shapes import build_family
@@ -50,7 +50,7 @@ def _save_weights(path: Path, model: nn.Module) -> None:
         if tensor.numel() and seen.setdefault(tensor.data_ptr(), name) != name:
             continue
         tensors[name] = tensor.detach().cpu().contiguous()
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
+    write_bytes(path, save(tensors, metadata={"format": "pt"}))
 
 
 def _load_weights(path: Path, model: nn.Module, step: str) -> nn.Module:
@@ -115,9 +115,7 @@ class RunFolder:
                         old.rename(path)
                     raise
         except OSError as error:
-            raise HetCompressError(
-                f"cannot write run folder {path}", found=error.strerror or str(error), fix="choose another with --run"
-            ) from error
+            raise cannot_write(f"run folder {path}", error) from error
         return cls(path, run.manifest)
 
     @classmethod

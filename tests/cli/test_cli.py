@@ -233,19 +233,14 @@ def test_read_only_run_folder(hc, digits, tmp_path):
     assert "cannot write" in err
 
 
-def test_full_disk_leaves_no_run_behind(hc, digits, tmp_path, monkeypatch):
-    import errno
-
-    from hetcompress import artifacts
-
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(artifacts, "save_file", full)
-    code, _, err = hc("convert", "model.pt", *digits)
-    assert code == 1
-    assert "No space left on device" in err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt"]
+def test_outputs_in_the_way(hc, digits, tmp_path):
+    hc("convert", "model.pt", *digits)
+    hc("prune", "--density", 0.5)
+    (tmp_path / "folder").mkdir()
+    for arguments in (("report", "--no-latency", "--csv", "folder"), ("export", "--safetensors", "--out", "model.pt")):
+        code, _, err = hc(*arguments)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "Fix: name another path" in err
 
 
 def test_list_and_version(hc):
