@@ -16,10 +16,11 @@ that is a user's own factory must be named again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,24 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from hetcompress.conversion import convert
-from hetcompress.errors import InputError, UsageError
+from hetcompress.errors import HetCompressError, InputError, UsageError
 from hetcompress.files import cannot_write, write_bytes, write_text
+from hetcompress.manifest import faults
 from hetcompress.models import Architecture, InputSpec
 from hetcompress.pruning import pruned_skeleton
 from hetcompress.shapes import build_family
+from hetcompress.surgery import named_modules_of
 
 __all__ = ["FORMAT", "RunFolder"]
 
 FORMAT = 1
 MANIFEST = "run.json"
 DENSE, CONVERTED, PRUNED = "dense.safetensors", "converted.safetensors", "pruned.safetensors"
+OWN = {MANIFEST, DENSE, CONVERTED, PRUNED, "checkpoints", "metrics.jsonl", "plan.json", "report", "export"}
+"""Everything that hetcompress writes into a run folder."""
+
 REGISTERED = ("hetcompress:", "torchvision:", "timm:")
+AGAIN = "run `hetcompress convert CHECKPOINT --force` again"
 
 
 def _save_weights(path: Path, model: nn.Module) -> None:
@@ -133,17 +140,41 @@ class RunFolder:
         try:
             manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
             version = manifest["format"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OSError as error:
+            fix = "make it readable, or name another folder with --run"
+            if isinstance(error, FileNotFoundError | NotADirectoryError):
+                fix = AGAIN if _is_ours(path) else "delete it, or name another folder with --run"
+            raise InputError(
+                f"run folder {path}", expected=f"a readable {MANIFEST}", found=error.strerror or str(error), fix=fix
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"run folder {path}", expected=f"a readable {MANIFEST}", found=f"{type(error).__name__}: {error}",
-                fix="run `hetcompress convert CHECKPOINT --force` again",
+                fix=AGAIN,
             ) from None  # fmt: skip
         if version != FORMAT:
             raise InputError(
                 f"run folder {path}", expected=f"format {FORMAT}", found=f"format {version}",
                 fix="open it with the version of hetcompress that wrote it, or a newer one",
             )  # fmt: skip
+        if wrong := faults(manifest):
+            raise InputError(
+                f"run folder {path}", expected=f"an undamaged {MANIFEST}", found="; ".join(wrong[:3]), fix=AGAIN
+            )
         return cls(path, manifest, factory)
+
+    def check_writable(self) -> None:
+        """Refuse a folder that results cannot be written into, before they are computed.
+
+        Raises:
+            HetCompressError: It cannot be written.
+        """
+        try:
+            for folder in (self.path, self.checkpoint.parent):
+                if folder.exists():
+                    tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise cannot_write(f"run folder {self.path}", error) from error
 
     def save(self) -> None:
         """Write run.json."""
@@ -195,12 +226,28 @@ class RunFolder:
         return _load_weights(self.path / DENSE, self._build(), "hetcompress convert")
 
     def _converted(self) -> nn.Module:
-        settings = self.manifest["conversion"]
-        family = build_family(settings["family"], settings["family_arguments"])
-        chosen = settings["layers"]
-        return convert(
-            self._build(), family=family, group_out=settings["group_out"], group_in=settings["group_in"], include=chosen
-        ).model
+        settings, model = self.manifest["conversion"], self._build()
+        unknown = sorted(set(settings["layers"]) - named_modules_of(model, nn.Conv2d).keys())
+        if unknown:
+            raise InputError(
+                f"run folder {self.path}", expected="convolutions of the model under conversion.layers",
+                found=", ".join(unknown[:3]), fix=AGAIN,
+            )  # fmt: skip
+        with self._replaying():
+            family = build_family(settings["family"], settings["family_arguments"])
+            groups = {side: settings[side] for side in ("group_out", "group_in")}
+            return convert(model, family=family, include=settings["layers"], **groups).model
+
+    @contextlib.contextmanager
+    def _replaying(self) -> Iterator[None]:
+        """What the command line would be blamed for stands in run.json here."""
+        try:
+            yield
+        except HetCompressError as error:
+            raise InputError(
+                f"run folder {self.path}", expected=f"a conversion in {MANIFEST} that can be done again",
+                found=str(error), fix=AGAIN,
+            ) from None  # fmt: skip
 
     def converted_model(self) -> nn.Module:
         """Return the learnable model, in eval mode."""
@@ -230,6 +277,12 @@ class RunFolder:
             self.manifest.get("stages", {}).pop(name, None)
 
 
+def _is_ours(path: Path) -> bool:
+    """Say whether a folder is a run, or what is left of one and nothing else."""
+    names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    return MANIFEST in names or (bool(names & {DENSE, CONVERTED}) and names <= OWN)
+
+
 def check_free(path: Path, *, force: bool) -> None:
     """Refuse a folder that would have to be replaced without consent, or that is no run.
 
@@ -238,13 +291,17 @@ def check_free(path: Path, *, force: bool) -> None:
     """
     if not path.exists():
         return
-    is_run = (path / MANIFEST).exists()
-    if path.is_dir() and not any(path.iterdir()):
+    try:
+        empty, ours = path.is_dir() and not any(path.iterdir()), _is_ours(path)
+    except OSError as error:
+        raise cannot_write(f"--run {path}", error) from None
+    if empty:
         return
-    if not is_run:
+    if not ours:
         raise UsageError(
-            f"--run {path}", expected="a new folder", found="one that is not a run", fix="name another with --run"
-        )
+            f"--run {path}", expected="a new folder", found="one that is not a run",
+            fix="delete it, or name another with --run",
+        )  # fmt: skip
     if not force:
         raise UsageError(
             f"--run {path}",

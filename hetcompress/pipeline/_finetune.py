@@ -61,6 +61,7 @@ def finetune(
     train = train or TrainSettings()
     shapes = shapes or ShapeSettings(mac_ratio=DEFAULT_MAC_RATIO)
     folder = RunFolder.open(run, factory=arch)
+    folder.check_writable()  # not only when the first stage has been trained
     source = open_run_data(folder, data)
     model = folder.pruned_model() if stage == "fine" else folder.converted_model()
     teacher = folder.dense_model()

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from hetcompress.artifacts import RunFolder
+from hetcompress.errors import UsageError
 from hetcompress.finetuning import Finetuned
 from hetcompress.goals import ShapeSettings, budget_of
 from hetcompress.nn import LearnableHetConv2d
@@ -35,10 +36,13 @@ def prune(
         random: Seed of a random choice in place of magnitudes, for experiments.
 
     Raises:
-        UsageError: Not exactly one target.
+        UsageError: Not exactly one target, or no seed.
         NothingToDoError: The target cannot be reached.
     """
+    if random is not None and not 0 <= random < 2**63:
+        raise UsageError("--random", expected="an integer from 0 to 2**63 - 1", found=str(random))
     folder = RunFolder.open(run, factory=arch)
+    folder.check_writable()
     model = folder.converted_model()
     layers = named_modules_of(model, LearnableHetConv2d)
     learnable = all(layer.family.learnable for layer in layers.values())
