@@ -69,6 +69,6 @@ def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("tempfile.mkstemp", refuse)
-    with pytest.raises(HetCompressError, match="found Permission denied. Fix: make it writable") as error:
+    with pytest.raises(HetCompressError, match=r"found Permission denied\. Fix: make it writable") as error:
         write_bytes(tmp_path / "file", b"new")
     assert error.value.exit_code == 1
