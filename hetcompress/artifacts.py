@@ -123,6 +123,11 @@ class RunFolder:
                     raise
         except OSError as error:
             raise cannot_write(f"run folder {path}", error) from error
+        except HetCompressError as error:
+            if not isinstance(error.__cause__, OSError):
+                raise
+            # the user knows the folder by its own name, not by the temporary one
+            raise cannot_write(f"run folder {path}", error.__cause__) from error
         return cls(path, run.manifest)
 
     @classmethod
@@ -214,12 +219,16 @@ class RunFolder:
     def _build(self) -> nn.Module:
         recorded = self.manifest["architecture"]
         spec = recorded["spec"]
-        if not spec.startswith(REGISTERED) and self.factory != spec:
+        architecture = Architecture(spec, dict(recorded["arguments"]))
+        if spec.startswith(REGISTERED):
+            with self._replaying():
+                return architecture.build()
+        if self.factory != spec:
             raise UsageError(
                 f"run folder {self.path}", expected=f"--arch {spec}", found=f"--arch {self.factory}",
                 fix="name your own model code again, since code is never run because a file says so",
             )  # fmt: skip
-        return Architecture(spec, dict(recorded["arguments"])).build()
+        return architecture.build()
 
     def dense_model(self) -> nn.Module:
         """Return the source model, in eval mode."""
@@ -245,8 +254,8 @@ class RunFolder:
             yield
         except HetCompressError as error:
             raise InputError(
-                f"run folder {self.path}", expected=f"a conversion in {MANIFEST} that can be done again",
-                found=str(error), fix=AGAIN,
+                f"run folder {self.path}", expected=f"settings in {MANIFEST} that can be used again",
+                found=str(error), fix=None if "Fix: " in str(error) else AGAIN,
             ) from None  # fmt: skip
 
     def converted_model(self) -> nn.Module:

@@ -236,6 +236,7 @@ DAMAGED = [
     ("stages", [1], "stages is not objects by name"),
     ("stages.convert", {"accuracies": {"source": 9}}, "stages.convert.accuracies is no object"),
     ("architecture", "hetcompress:digits_net", "architecture.spec is missing"),
+    ("architecture.spec", "hetcompress:digit_net", "found network 'digit_net'"),
     ("architecture.arguments", [], "architecture.arguments is not an object"),
     ("conversion.layers", None, "conversion.layers is missing"),
     ("conversion.layers", ["zzz"], "expected convolutions of the model under conversion.layers, found zzz"),
