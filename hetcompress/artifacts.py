@@ -16,31 +16,37 @@ that is a user's own factory must be named again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from hetcompress.conversion import convert
 from hetcompress.errors import HetCompressError, InputError, UsageError
-from hetcompress.files import write_atomically, write_text
+from hetcompress.files import cannot_write, write_bytes, write_text
 from hetcompress.granularity import Grain
+from hetcompress.manifest import faults
 from hetcompress.models import Architecture, InputSpec
 from hetcompress.pruning import pruned_skeleton
+from hetcompress.surgery import named_modules_of
 
 __all__ = ["FORMAT", "RunFolder"]
 
-FORMAT = 2
-"""1 had one family and one size of channel groups for all layers; it is read."""
+FORMAT = 1
 MANIFEST = "run.json"
 DENSE, CONVERTED, PRUNED = "dense.safetensors", "converted.safetensors", "pruned.safetensors"
+OWN = {MANIFEST, DENSE, CONVERTED, PRUNED, "checkpoints", "metrics.jsonl", "plan.json", "report", "export"}
+"""Everything that hetcompress writes into a run folder."""
+
 REGISTERED = ("hetcompress:", "torchvision:", "timm:")
+AGAIN = "run `hetcompress convert CHECKPOINT --force` again"
 
 
 def _save_weights(path: Path, model: nn.Module) -> None:
@@ -51,7 +57,7 @@ def _save_weights(path: Path, model: nn.Module) -> None:
         if tensor.numel() and seen.setdefault(tensor.data_ptr(), name) != name:
             continue
         tensors[name] = tensor.detach().cpu().contiguous()
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
+    write_bytes(path, save(tensors, metadata={"format": "pt"}))
 
 
 def _load_weights(path: Path, model: nn.Module, step: str) -> nn.Module:
@@ -73,15 +79,6 @@ def _load_weights(path: Path, model: nn.Module, step: str) -> nn.Module:
         found = f"missing {absent[:3]}, unexpected {list(unexpected)[:3]}"
         raise InputError(f"{path}", expected="the tensors of the model", found=found, fix=f"run `{step}` again")
     return model.eval()
-
-
-def _upgraded(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return the contents of run.json as the present format has them."""
-    if manifest["format"] == FORMAT:
-        return manifest
-    common = dict(manifest["conversion"])
-    layers = dict.fromkeys(common.pop("layers"), common)
-    return {**manifest, "format": FORMAT, "conversion": {"granularity": None, "layers": layers}}
 
 
 class RunFolder:
@@ -125,9 +122,12 @@ class RunFolder:
                         old.rename(path)
                     raise
         except OSError as error:
-            raise HetCompressError(
-                f"cannot write run folder {path}", found=error.strerror or str(error), fix="choose another with --run"
-            ) from error
+            raise cannot_write(f"run folder {path}", error) from error
+        except HetCompressError as error:
+            if not isinstance(error.__cause__, OSError):
+                raise
+            # the user knows the folder by its own name, not by the temporary one
+            raise cannot_write(f"run folder {path}", error.__cause__) from error
         return cls(path, run.manifest)
 
     @classmethod
@@ -145,17 +145,41 @@ class RunFolder:
         try:
             manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
             version = manifest["format"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OSError as error:
+            fix = "make it readable, or name another folder with --run"
+            if isinstance(error, FileNotFoundError | NotADirectoryError):
+                fix = AGAIN if _is_ours(path) else "delete it, or name another folder with --run"
+            raise InputError(
+                f"run folder {path}", expected=f"a readable {MANIFEST}", found=error.strerror or str(error), fix=fix
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"run folder {path}", expected=f"a readable {MANIFEST}", found=f"{type(error).__name__}: {error}",
-                fix="run `hetcompress convert CHECKPOINT --force` again",
+                fix=AGAIN,
             ) from None  # fmt: skip
-        if version not in (1, FORMAT):
+        if version != FORMAT:
             raise InputError(
-                f"run folder {path}", expected=f"format 1 or {FORMAT}", found=f"format {version}",
+                f"run folder {path}", expected=f"format {FORMAT}", found=f"format {version}",
                 fix="open it with the version of hetcompress that wrote it, or a newer one",
             )  # fmt: skip
-        return cls(path, _upgraded(manifest), factory)
+        if wrong := faults(manifest):
+            raise InputError(
+                f"run folder {path}", expected=f"an undamaged {MANIFEST}", found="; ".join(wrong[:3]), fix=AGAIN
+            )
+        return cls(path, manifest, factory)
+
+    def check_writable(self) -> None:
+        """Refuse a folder that results cannot be written into, before they are computed.
+
+        Raises:
+            HetCompressError: It cannot be written.
+        """
+        try:
+            for folder in (self.path, self.checkpoint.parent):
+                if folder.exists():
+                    tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise cannot_write(f"run folder {self.path}", error) from error
 
     def save(self) -> None:
         """Write run.json."""
@@ -200,20 +224,46 @@ class RunFolder:
     def _build(self) -> nn.Module:
         recorded = self.manifest["architecture"]
         spec = recorded["spec"]
-        if not spec.startswith(REGISTERED) and self.factory != spec:
+        architecture = Architecture(spec, dict(recorded["arguments"]))
+        if spec.startswith(REGISTERED):
+            with self._replaying():
+                return architecture.build()
+        if self.factory != spec:
             raise UsageError(
                 f"run folder {self.path}", expected=f"--arch {spec}", found=f"--arch {self.factory}",
                 fix="name your own model code again, since code is never run because a file says so",
             )  # fmt: skip
-        return Architecture(spec, dict(recorded["arguments"])).build()
+        return architecture.build()
 
     def dense_model(self) -> nn.Module:
         """Return the source model, in eval mode."""
         return _load_weights(self.path / DENSE, self._build(), "hetcompress convert")
 
     def _converted(self) -> nn.Module:
-        grains = {name: Grain.from_json(values) for name, values in self.manifest["conversion"]["layers"].items()}
-        return convert(self._build(), grains=grains, include=list(grains)).model
+        grains, model = self._grains(), self._build()
+        unknown = sorted(grains.keys() - named_modules_of(model, nn.Conv2d).keys())
+        if unknown:
+            raise InputError(
+                f"run folder {self.path}", expected="convolutions of the model under conversion.layers",
+                found=", ".join(unknown[:3]), fix=AGAIN,
+            )  # fmt: skip
+        with self._replaying():
+            return convert(model, grains=grains, include=list(grains)).model
+
+    def _grains(self) -> dict[str, Grain]:
+        with self._replaying():
+            return {name: Grain.from_json(values) for name, values in self.manifest["conversion"]["layers"].items()}
+
+    @contextlib.contextmanager
+    def _replaying(self) -> Iterator[None]:
+        """What the command line would be blamed for stands in run.json here."""
+        try:
+            yield
+        except HetCompressError as error:
+            raise InputError(
+                f"run folder {self.path}", expected=f"settings in {MANIFEST} that can be used again",
+                found=str(error), fix=None if "Fix: " in str(error) else AGAIN,
+            ) from None  # fmt: skip
 
     def converted_model(self) -> nn.Module:
         """Return the learnable model, in eval mode."""
@@ -244,6 +294,12 @@ class RunFolder:
         self.plan.unlink(missing_ok=True)
 
 
+def _is_ours(path: Path) -> bool:
+    """Say whether a folder is a run, or what is left of one and nothing else."""
+    names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    return MANIFEST in names or (bool(names & {DENSE, CONVERTED}) and names <= OWN)
+
+
 def check_free(path: Path, *, force: bool) -> None:
     """Refuse a folder that would have to be replaced without consent, or that is no run.
 
@@ -252,13 +308,17 @@ def check_free(path: Path, *, force: bool) -> None:
     """
     if not path.exists():
         return
-    is_run = (path / MANIFEST).exists()
-    if path.is_dir() and not any(path.iterdir()):
+    try:
+        empty, ours = path.is_dir() and not any(path.iterdir()), _is_ours(path)
+    except OSError as error:
+        raise cannot_write(f"--run {path}", error) from None
+    if empty:
         return
-    if not is_run:
+    if not ours:
         raise UsageError(
-            f"--run {path}", expected="a new folder", found="one that is not a run", fix="name another with --run"
-        )
+            f"--run {path}", expected="a new folder", found="one that is not a run",
+            fix="delete it, or name another with --run",
+        )  # fmt: skip
     if not force:
         raise UsageError(
             f"--run {path}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import signal
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from hetcompress.errors import HetCompressError, InputError
-from hetcompress.files import write_atomically
+from hetcompress.files import write_bytes
 
 __all__ = ["InterruptedRunError", "Interruption", "load_checkpoint", "save_checkpoint"]
 
@@ -63,7 +64,9 @@ class Interruption:
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a training state (tensors and plain values) atomically."""
-    write_atomically(path, lambda temporary: torch.save({"format": FORMAT, **state}, temporary))
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, buffer)
+    write_bytes(path, buffer.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from hetcompress.errors import HetCompressError
+from hetcompress.errors import HetCompressError, UsageError
 
-__all__ = ["sha256_of", "write_atomically", "write_text"]
+__all__ = ["cannot_write", "sha256_of", "write_atomically", "write_bytes", "write_text"]
+
+WRONG_NAME = {errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG}
+FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def cannot_write(what: Path | str, error: OSError) -> HetCompressError:
+    """Return the error that says what the system said, with the advice that fits it."""
+    where, found = f"cannot write {what}", error.strerror or str(error)
+    if error.errno in WRONG_NAME:
+        return UsageError(where, found=found, fix="name another path")
+    if error.errno in FORBIDDEN:
+        return HetCompressError(where, found=found, fix="make it writable or choose another folder")
+    return HetCompressError(where, found=found, fix="free some space or choose another folder")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -19,9 +33,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
     Args:
         path: The final name; an existing file is replaced in one step, or left as it was on failure.
-        write: Called with the temporary path.
+        write: Called with the temporary path; of what it raises, an `OSError` alone becomes one of ours.
 
     Raises:
+        UsageError: A file or a folder is in the way.
         HetCompressError: The disk is full, or the folder cannot be written.
     """
     temporary = None
@@ -39,18 +54,24 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     except OSError as error:
-        raise HetCompressError(
-            f"cannot write {path}", found=error.strerror or str(error), fix="free some space or choose another folder"
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write a file atomically.
+
+    Libraries serialise into memory for this, since their own writers hide the `OSError` of a full disk.
+    """
+    write_atomically(path, lambda temporary: temporary.write_bytes(data))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, in UTF-8."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_bytes(path, text.encode())
 
 
 def sha256_of(path: Path) -> str:

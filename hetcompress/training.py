@@ -98,6 +98,7 @@ class TrainSettings:
             value = getattr(self, name)
             check(name, 0 <= value < 1, "a number in [0, 1)", value)
         check("distill", 0 <= self.distill <= 1, "a number in [0, 1]", self.distill)
+        check("seed", 0 <= self.seed < 2**63, "an integer from 0 to 2**63 - 1", self.seed)
 
     @property
     def has_teacher(self) -> bool:

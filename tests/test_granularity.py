@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from hetcompress.artifacts import FORMAT, RunFolder
 from hetcompress.budgets import Budget
 from hetcompress.conversion import convert
 from hetcompress.granularity import FINEST_FIRST, GRANULARITIES, Grain
@@ -86,22 +85,6 @@ def test_layers_of_one_model_may_differ():
     pruned = named_modules_of(prune(model, budget, logits=logits), HetConv2d)
     kept = kept_cost(layers, {name: layer.kernel_shapes.float() for name, layer in pruned.items()}, budget)
     assert kept == pytest.approx(budget.kept, rel=0.0101)
-
-
-def test_runs_of_the_first_format_open(hc, digits, tmp_path):
-    assert hc("convert", "model.pt", *digits, "--family", "centre", "--family-arg", "block=4")[0] == 0
-    path = tmp_path / "hetrun" / "run.json"
-    manifest = json.loads(path.read_text())
-    assert manifest["format"] == FORMAT
-    layers = manifest["conversion"]["layers"]
-    common = next(iter(layers.values()))
-    assert set(map(json.dumps, layers.values())) == {json.dumps(common)}
-    path.write_text(json.dumps({**manifest, "format": 1, "conversion": {**common, "layers": list(layers)}}))
-    families = {repr(layer.family.arguments()) for layer in named_modules_of(
-        RunFolder.open(path.parent).converted_model(), LearnableHetConv2d).values()}  # fmt: skip
-    assert families == {"{'block': 4}"}
-    assert hc("prune", "--mac-ratio", 1.5)[0] == 0
-    assert json.loads(path.read_text())["format"] == FORMAT
 
 
 @pytest.mark.parametrize("name", [*sorted(GRANULARITIES), "auto"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -94,23 +94,21 @@ def convert(
     from hetcompress import pipeline
     from hetcompress.cli import console
 
-    size = input_size or None
-    arguments = key_values("--arch-arg", arch_arg or [])
-    family_arguments = key_values("--family-arg", family_arg or [])
-    groups = group_size("--group-out", group_out), group_size("--group-in", group_in)
+    settings: dict[str, Any] = {
+        "arch": arch, "arch_arguments": key_values("--arch-arg", arch_arg or []), "family": family,
+        "family_arguments": key_values("--family-arg", family_arg or []),
+        "group_out": group_size("--group-out", group_out), "group_in": group_size("--group-in", group_in),
+        "include": include or [], "exclude": exclude or [], "input_size": input_size or None,
+        "mean": _numbers("--mean", mean), "std": _numbers("--std", std), "trust_pickle": trust_pickle, "ema": ema,
+        "granularity": granularity,
+    }  # fmt: skip
     if dry_run:
-        result = pipeline.plan(
-            checkpoint, arch=arch, arch_arguments=arguments, input_size=size, include=include or [],
-            exclude=exclude or [], trust_pickle=trust_pickle, ema=ema,
-        )  # fmt: skip
+        result = pipeline.plan(checkpoint, **settings)
     else:
-        result = pipeline.convert(
-            checkpoint, run=run, arch=arch, arch_arguments=arguments, family=family, family_arguments=family_arguments,
-            group_out=groups[0], group_in=groups[1], granularity=granularity,
-            plan=plan_settings("fast", target, batch, threads, kernels=kernels), include=include or [],
-            exclude=exclude or [], input_size=size, mean=_numbers("--mean", mean), std=_numbers("--std", std),
-            trust_pickle=trust_pickle, ema=ema, force=force,
-        )  # fmt: skip
+        plan = plan_settings("fast", target, batch, threads, kernels=kernels)
+        result = pipeline.convert(checkpoint, run=run, plan=plan, force=force, **settings)
+    for note in result.notes:
+        console.err.print(f"NOTE: {note}")
     if json_out:
         console.print_json({"command": "convert", "result": result})
         return

@@ -102,7 +102,7 @@ def group_size(option: str, text: str | None) -> int | Any:
     """
     if text is None or text == "all":
         return text
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise UsageError(option, expected="a number of at least 1, or 'all'", found=f"'{text}'")
     return int(text)
 

@@ -22,7 +22,7 @@ def report(
     kernels: Kernels = False,
     batch: Batch = None,
     threads: Threads = 1,
-    seconds: Annotated[float, typer.Option(help="Time to spend on each latency comparison.")] = 2.0,
+    seconds: Annotated[float, typer.Option(help="Time to spend on each latency comparison; 0 skips it.")] = 2.0,
     no_latency: Annotated[bool, typer.Option("--no-latency", help="Count only.")] = False,
     csv: Annotated[
         Optional[Path],  # noqa: UP045

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from hetcompress.data.augmentation import Augmentation
-from hetcompress.errors import InputError
+from hetcompress.errors import InputError, UsageError
 from hetcompress.registry import Registry
 
 __all__ = ["DATA_SOURCES", "DataSource", "Request", "missing", "open_data", "roots"]
@@ -56,7 +56,7 @@ class Request:
         mean: Of each channel, for pixels from 0 to 1.
         std: Of each channel.
         image_size: Channels, height, width that the model takes.
-        augment: The user's augmentation; None leaves the source its own.
+        augment: What the user wants otherwise than the source's own augmentation has it, by field.
         workers: Processes that decode images.
     """
 
@@ -65,8 +65,12 @@ class Request:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: tuple[int, int, int]
-    augment: Augmentation | None
+    augment: Mapping[str, Any]
     workers: int
+
+    def augmentation(self, own: Augmentation) -> Augmentation:
+        """Return the augmentation of a source whose own is `own`."""
+        return dataclasses.replace(own, **self.augment)
 
 
 DATA_SOURCES: Registry[Callable[[Request], DataSource]] = Registry("data set")
@@ -80,7 +84,7 @@ def open_data(
     mean: Sequence[float],
     std: Sequence[float],
     image_size: tuple[int, int, int],
-    augment: Augmentation | None = None,
+    augment: Mapping[str, Any] | None = None,
     workers: int = 2,
 ) -> DataSource:
     """Open a registered data source.
@@ -92,14 +96,16 @@ def open_data(
         mean: Of each channel, for pixels from 0 to 1.
         std: Of each channel.
         image_size: Channels, height, width that the model takes.
-        augment: Replaces the source's own augmentation.
+        augment: Fields of `Augmentation` that replace the source's own.
         workers: Processes that decode images, where they do not fit memory.
 
     Raises:
-        UsageError: The name is unknown.
+        UsageError: The name is unknown, or a number is out of bounds.
         InputError: The data is missing or broken.
     """
-    return DATA_SOURCES[name](Request(root, download, tuple(mean), tuple(std), image_size, augment, workers))
+    if workers < 0:
+        raise UsageError("--workers", expected="a number of at least 0", found=str(workers))
+    return DATA_SOURCES[name](Request(root, download, tuple(mean), tuple(std), image_size, augment or {}, workers))
 
 
 def roots(request: Request) -> list[Path]:

@@ -42,7 +42,7 @@ def open_cifar(request: Request, *, name: str) -> DataSource:
 def _in_memory(request: Request, name: str, classes: tuple[str, ...], read: object, train: int, note: str) -> InMemory:
     return InMemory(
         name, classes, read, train_size=train, image_size=SIZE, mean=request.mean, std=request.std,  # type: ignore[arg-type]
-        augment=request.augment or AUGMENT, test_note=note,
+        augment=request.augmentation(AUGMENT), test_note=note,
     )  # fmt: skip
 
 

@@ -44,5 +44,5 @@ def open_digits(request: Request) -> DataSource:
     return InMemory(
         "digits", tuple(str(name) for name in bunch.target_names), read, train_size=int(chosen["train"].sum()),
         image_size=(1, 8, 8), mean=request.mean, std=request.std,
-        augment=request.augment or Augmentation(crop_padding=1, flip=False),
+        augment=request.augmentation(Augmentation(crop_padding=1, flip=False)),
     )  # fmt: skip

@@ -1,14 +1,19 @@
-"""Large data: ``root/{train,val}/<class>/<image>``, decoded by worker processes, torchvision's v2 transforms."""
+"""Large data: ``root/{train,val}/<class>/<image>``, decoded by worker processes, torchvision's v2 transforms.
+
+A training image is a random part of the file, resized; `Augmentation` then does what the user asks for.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from hetcompress.data.augmentation import Augmentation
 from hetcompress.data.base import DATA_SOURCES, DataSource, Request, missing, roots
@@ -21,9 +26,14 @@ TEST_NAMES = ("val", "validation", "test")
 CROP_SHARE = 0.875
 """Test images are resized so that the crop is this share of the short side (224 of 256)."""
 
+AUGMENT = Augmentation(crop_padding=0, flip=True)
 
-class _Files(Dataset[tuple[Tensor, int]]):
-    """Decodes and transforms one file; the random numbers depend on (seed, epoch, position) alone."""
+
+class _Files(Dataset[tuple[Tensor, int] | InputError]):
+    """Decodes and transforms one file; the random numbers depend on (seed, epoch, position) alone.
+
+    The error of a broken file is returned: raised in a worker, it would come back with a traceback as its text.
+    """
 
     def __init__(
         self, listing: Listing, order: Tensor, first: int, transform: Callable[..., Tensor], channels: int, seed: int
@@ -34,7 +44,7 @@ class _Files(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.order) - self.first
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+    def __getitem__(self, position: int) -> tuple[Tensor, int] | InputError:
         from PIL import Image
 
         position += self.first  # skipped positions keep their numbers, on which the random crops depend
@@ -44,12 +54,20 @@ class _Files(Dataset[tuple[Tensor, int]]):
             with Image.open(path) as image:
                 pixels = image.convert(self.mode)
         except (OSError, ValueError, SyntaxError) as error:
-            raise InputError(
+            return InputError(
                 f"image {path}", expected="a readable image", found=str(error), fix="replace or remove it"
-            ) from None
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed((self.seed * 0x9E3779B1 + position) % 2**63)
             return self.transform(pixels), self.listing.labels[index]
+
+
+def _batch(items: list[tuple[Tensor, int] | InputError]) -> Any:
+    return next((item for item in items if isinstance(item, InputError)), None) or default_collate(items)
+
+
+def _augmented(image: UInt8[Tensor, "c h w"], augment: Augmentation) -> UInt8[Tensor, "c h w"]:
+    return augment(image[None], torch.default_generator)[0]
 
 
 class ImageFolder:
@@ -72,13 +90,13 @@ class ImageFolder:
         from torchvision.transforms import v2
 
         _, height, width = self.image_size
-        augment = self._request.augment or Augmentation()
         if training:
-            steps: list[Any] = [v2.RandomResizedCrop((height, width), antialias=True)]
-            steps += [v2.RandomHorizontalFlip()] if augment.flip else []
+            augment = functools.partial(_augmented, augment=self._request.augmentation(AUGMENT))
+            steps: list[Any] = [v2.RandomResizedCrop((height, width), antialias=True), v2.PILToTensor(), augment]
         else:
             steps = [v2.Resize(round(min(height, width) / CROP_SHARE), antialias=True), v2.CenterCrop((height, width))]
-        steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+            steps.append(v2.PILToTensor())
+        steps.append(v2.ToDtype(torch.float32, scale=True))
         steps.append(v2.Normalize(list(self._request.mean), list(self._request.std)))
         transform: Callable[..., Tensor] = v2.Compose(steps)
         return transform
@@ -87,18 +105,12 @@ class ImageFolder:
         self, listing: Listing, order: Tensor, batch_size: int, *, first: int = 0, training: bool, seed: int
     ) -> Iterator[Any]:
         files = _Files(listing, order, first, self._transform(training=training), self.image_size[0], seed)
-        loader = DataLoader(files, batch_size, num_workers=self._request.workers, drop_last=training)
-        try:
-            for images, labels in loader:
-                yield torch.Tensor(images), labels
-        except InputError:
-            raise
-        except RuntimeError as error:
-            # a worker's exception comes back as text inside another one
-            line = next((line for line in str(error).splitlines() if "InputError: " in line), None)
-            if line is None:
-                raise
-            raise InputError(line.partition("InputError: ")[2]) from None
+        workers = self._request.workers
+        for batch in DataLoader(files, batch_size, num_workers=workers, drop_last=training, collate_fn=_batch):
+            if isinstance(batch, InputError):
+                raise batch
+            images, labels = batch
+            yield images, labels
 
     def train_batches(
         self, batch_size: int, *, seed: int, epoch: int, start: int = 0

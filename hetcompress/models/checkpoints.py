@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hetcompress.errors import InputError
+from hetcompress.files import sha256_of
 
 __all__ = ["read_state_dict"]
 
@@ -23,6 +24,8 @@ KEYS = ("state_dict", "model", "model_state_dict", "net", "weights")
 PREFIXES = ("module.", "_orig_mod.")
 CONVERT = "torch.save(model.state_dict(), 'model.pt')"
 ZIP, HEAD = b"PK\x03\x04", 512
+CHECKSUM = re.compile(r"-(?=[0-9]*[a-f])([0-9a-f]{8})\.[a-z.]+$")
+"""The start of a file's SHA-256 in its name, as torch hub has it; eight decimal digits are rather a date."""
 
 
 def read_state_dict(path: Path, *, trust_pickle: bool = False, prefer_ema: bool = False) -> dict[str, Tensor]:
@@ -31,10 +34,11 @@ def read_state_dict(path: Path, *, trust_pickle: bool = False, prefer_ema: bool 
     Args:
         path: .pt, .pth, .th, .bin, .tar or .safetensors; the contents decide, not the suffix.
         trust_pickle: Open a pickle that can run code, whole pickled modules among them.
-        prefer_ema: Take averaged weights where the file has them.
+        prefer_ema: Take the averaged weights.
 
     Raises:
-        InputError: The file is missing, broken, unsafe, of another kind, or holds weights that are not finite.
+        InputError: The file is missing, broken, unsafe, of another kind, holds weights that are not finite, or no
+            averaged ones.
     """
     _check_file(path)
     with path.open("rb") as file:
@@ -60,6 +64,12 @@ def _check_file(path: Path) -> None:
         raise InputError(where, expected="a file", found="a folder", fix="name the checkpoint inside it")
     if path.stat().st_size == 0:
         raise InputError(where, expected="a checkpoint", found="an empty file", fix="fetch or save it again")
+    named = CHECKSUM.search(path.name)
+    if named and not sha256_of(path).startswith(named[1]):
+        raise InputError(
+            where, expected=f"a file whose SHA-256 begins with {named[1]}, as its name says", found="another SHA-256",
+            fix="fetch it again, or rename it if the name means something else",
+        )  # fmt: skip
 
 
 def _is_safetensors(path: Path, head: bytes) -> bool:
@@ -123,11 +133,8 @@ def _read_pickle(path: Path, *, trust_pickle: bool) -> Any:
             fix=f"save the weights alone with {CONVERT}; if you made the file yourself, --trust-pickle opens it",
         ) from None  # fmt: skip
     except Exception as error:  # noqa: BLE001  broken files, and trusted pickles, may raise anything
-        first = (str(error).splitlines() or [""])[0]
-        raise InputError(
-            where, expected="a readable checkpoint", found=f"{type(error).__name__}: {first[:200]}",
-            fix="fetch or save it again",
-        ) from None  # fmt: skip
+        found = ": ".join([type(error).__name__, *(line[:200] for line in str(error).splitlines()[:1])])
+        raise InputError(where, expected="a readable checkpoint", found=found, fix="fetch or save it again") from None
 
 
 def _foreign_globals(path: Path, message: str) -> list[str]:
@@ -142,27 +149,36 @@ def _foreign_globals(path: Path, message: str) -> list[str]:
 def _unwrap(path: Path, loaded: Any, *, prefer_ema: bool) -> dict[str, Tensor]:
     """Return the mapping of names to tensors inside whatever was saved."""
     keys = (*EMA_KEYS, *KEYS) if prefer_ema else (*KEYS, *EMA_KEYS)
+    outermost, averaged = loaded, False
     for _ in range(4):
         if isinstance(loaded, nn.Module):
             loaded = loaded.state_dict()
         if not isinstance(loaded, Mapping):
             break
         tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
-        inner = next((loaded[key] for key in keys if isinstance(loaded.get(key), Mapping | nn.Module)), None)
-        if inner is None or len(tensors) > 1:
+        key = next((key for key in keys if isinstance(loaded.get(key), Mapping | nn.Module)), None)
+        if key is None or len(tensors) > 1:
+            if prefer_ema and not averaged and "n_averaged" not in tensors:
+                raise InputError(
+                    f"checkpoint {path}", expected="averaged weights under " + ", ".join(EMA_KEYS),
+                    found=_contents(outermost), fix="leave --ema out to take the weights that are there",
+                )  # fmt: skip
             if tensors:
                 return tensors
             break
-        loaded = inner
-    found = (
-        f"the keys {', '.join(str(key) for key in list(loaded)[:6])}"
-        if isinstance(loaded, Mapping)
-        else type(loaded).__name__
-    )
+        loaded, averaged = loaded[key], averaged or key in EMA_KEYS
     raise InputError(
-        f"checkpoint {path}", expected="a state dict, plain or under " + ", ".join(KEYS), found=found,
+        f"checkpoint {path}", expected="a state dict, plain or under " + ", ".join(KEYS), found=_contents(loaded),
         fix=f"save the weights with {CONVERT}",
     )  # fmt: skip
+
+
+def _contents(loaded: Any) -> str:
+    if isinstance(loaded, nn.Module):
+        loaded = loaded.state_dict()
+    if not isinstance(loaded, Mapping):
+        return type(loaded).__name__
+    return f"the keys {', '.join(str(key) for key in list(loaded)[:6])}"
 
 
 def _clean(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

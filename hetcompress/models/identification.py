@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from torch import Tensor
@@ -13,7 +14,7 @@ from hetcompress.errors import InputError
 from hetcompress.models.architectures import Architecture, _torchvision_names
 from hetcompress.models.base import MODELS
 
-__all__ = ["differences", "identify", "number_of_classes"]
+__all__ = ["differences", "identify", "number_of_classes", "others_that_fit", "without_common_prefix"]
 
 TIMM = (
     "resnet18", "resnet26", "resnet34", "resnet50", "resnet101", "resnet18d", "resnet26d", "resnet34d", "resnet50d",
@@ -122,7 +123,7 @@ def identify(tensors: Mapping[str, Tensor], where: str = "checkpoint") -> Archit
     """
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     first = next(iter(found), "")
-    distances: list[tuple[int, str, Difference]] = []
+    compared: list[tuple[tuple[float, float], str, Difference]] = []
     matches: list[Architecture] = []
     for candidate in _candidates(number_of_classes(tensors)):
         source = candidate.spec.partition(":")[0]
@@ -130,21 +131,50 @@ def identify(tensors: Mapping[str, Tensor], where: str = "checkpoint") -> Archit
             break  # an earlier source has it
         if not _plausible(candidate, first):
             continue
-        difference = differences(found, _shapes_of(candidate))
+        expected = _shapes_of(candidate)
+        difference = differences(found, expected)
         if difference.size == 0:
             matches.append(candidate)
-        distances.append((difference.size, candidate.spec, difference))
+        compared.append((_likeness(found, expected), candidate.spec, difference))
     if len(matches) == 1:
         return matches[0]
     if matches:
         specs = ", ".join(match.spec for match in matches)
         raise InputError(where, expected="one architecture that fits", found=specs, fix="choose with --arch")
-    distances.sort(key=lambda item: item[:2])
-    nearest = " | ".join(f"{spec}: {difference}" for _, spec, difference in distances[:NEAREST])
+    compared.sort(key=lambda item: item[0], reverse=True)
+    nearest = " | ".join(f"{spec}: {difference}" for _, spec, difference in compared[:NEAREST])
     raise InputError(
         where, expected="the tensors of a known architecture", found=f"no exact match, nearest {nearest or 'none'}",
         fix="name yours with --arch (torchvision:NAME, timm:NAME, path/file.py:factory)",
     )  # fmt: skip
+
+
+def _likeness(found: Shapes, expected: Shapes) -> tuple[float, float]:
+    """Return the share of tensors that agree in name and shape, and, for a renamed net, in shape alone."""
+    pairs = len(found.items() & expected.items()) / len(found.keys() | expected.keys())
+    here, there = Counter(found.values()), Counter(expected.values())
+    return pairs, (here & there).total() / (here | there).total()
+
+
+def others_that_fit(architecture: Architecture, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Return the nets of other sources, of the same name, that the tensors fit as well; all that do share the name."""
+    name = architecture.spec.partition(":")[2]
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    others = [
+        other
+        for other in _candidates(number_of_classes(tensors))
+        if other.spec != architecture.spec and other.spec.partition(":")[2] == name
+    ]
+    return tuple(dict.fromkeys(o.spec for o in others if differences(found, _shapes_of(o)).size == 0))
+
+
+def without_common_prefix(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+    """Return the first part that all names share, such as "model.", and the tensors without it; "" if there is none."""
+    firsts = {name.partition(".")[0] for name in tensors}
+    if len(firsts) != 1 or not all("." in name for name in tensors):
+        return "", dict(tensors)
+    prefix = f"{firsts.pop()}."
+    return prefix, {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
 def _plausible(candidate: Architecture, first: str) -> bool:

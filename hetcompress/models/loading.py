@@ -14,7 +14,13 @@ from hetcompress.files import sha256_of
 from hetcompress.models.architectures import Architecture, input_spec_of, parse_architecture
 from hetcompress.models.base import InputSpec
 from hetcompress.models.checkpoints import read_state_dict
-from hetcompress.models.identification import differences, identify, number_of_classes
+from hetcompress.models.identification import (
+    differences,
+    identify,
+    number_of_classes,
+    others_that_fit,
+    without_common_prefix,
+)
 
 __all__ = ["LoadedModel", "load_model"]
 
@@ -28,12 +34,14 @@ class LoadedModel:
         architecture: What builds it.
         input_spec: Its images, where the architecture tells.
         sha256: Of the checkpoint file.
+        notes: What was assumed about the checkpoint, in words.
     """
 
     model: nn.Module
     architecture: Architecture
     input_spec: InputSpec | None
     sha256: str
+    notes: tuple[str, ...] = ()
 
 
 def load_model(
@@ -61,12 +69,43 @@ def load_model(
         raise UsageError("--arch-arg", expected="--arch beside it", found="none", fix="name the architecture")
     known = parse_architecture(arch, arguments) if arch is not None else None
     tensors = read_state_dict(path, trust_pickle=trust_pickle, prefer_ema=prefer_ema)
-    architecture = known or identify(tensors, f"checkpoint {path}")
-    if known is not None:
-        architecture = _with_classes(known, tensors)
+    architecture, prefix = _architecture(path, known, tensors)
+    notes = []
+    if prefix:
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        notes.append(f"all names of {path.name} begin with '{prefix}', which was taken off")
+    others = others_that_fit(architecture, tensors) if known is None else ()
+    if others:
+        notes.append(
+            f"{path.name} was read as {architecture.spec}; {', '.join(others)} fits as well: choose with --arch"
+        )
     model = architecture.build()
     _load(path, model, tensors, architecture)
-    return LoadedModel(model.eval(), architecture, input_spec_of(architecture, model), sha256_of(path))
+    spec = input_spec_of(architecture, model)
+    return LoadedModel(model.eval(), architecture, spec, sha256_of(path), tuple(notes))
+
+
+def _architecture(path: Path, known: Architecture | None, tensors: Mapping[str, Tensor]) -> tuple[Architecture, str]:
+    """Return what the tensors fit, and the prefix that must be taken off their names first, usually ""."""
+    where = f"checkpoint {path}"
+    prefix, inner = without_common_prefix(tensors)
+    if known is None:
+        try:
+            return identify(tensors, where), ""
+        except InputError:
+            if not prefix:
+                raise
+        return identify(inner, where), prefix
+    architecture = _with_classes(known, tensors)
+    if prefix and not _fits(architecture, tensors):
+        other = _with_classes(known, inner)
+        if _fits(other, inner):
+            return other, prefix
+    return architecture, ""
+
+
+def _fits(architecture: Architecture, tensors: Mapping[str, Tensor]) -> bool:
+    return differences(_shapes(tensors), _shapes(architecture.build().state_dict())).size == 0
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -78,14 +117,13 @@ def _with_classes(architecture: Architecture, tensors: Mapping[str, Tensor]) -> 
     classes = number_of_classes(tensors)
     if classes is None or "num_classes" in architecture.arguments:
         return architecture
-    if differences(_shapes(tensors), _shapes(architecture.build().state_dict())).size == 0:
+    if _fits(architecture, tensors):
         return architecture
     counted = Architecture(architecture.spec, {**architecture.arguments, "num_classes": classes})
     try:
-        fits = differences(_shapes(tensors), _shapes(counted.build().state_dict())).size == 0
+        return counted if _fits(counted, tensors) else architecture
     except UsageError:
         return architecture  # the factory takes no class count
-    return counted if fits else architecture
 
 
 def _load(path: Path, model: nn.Module, tensors: Mapping[str, Tensor], architecture: Architecture) -> None:

@@ -96,14 +96,14 @@ def bench(
         arch: What builds the model of a checkpoint, or of a run that was made with the user's own factory.
         arch_arguments: Keyword arguments of the factory, for checkpoints.
         trust_pickle: Open .pt2 programs and pickles, which can run code.
-        announce: Told what is timed next.
+        announce: Told what is timed next, and what was assumed about a checkpoint.
 
     Raises:
         UsageError: An item, batch size or runtime that makes no sense.
         InputError: A file is missing, broken, or takes another input than one batch.
     """
     _check(items, runtime, [*(batches or []), *threads], seconds, input_size)
-    opener = _Opener(run, runtime, input_size, arch, arch_arguments, trust_pickle)
+    opener = _Opener(run, runtime, input_size, arch, arch_arguments, trust_pickle, announce)
     sources = [str(item) for item in items]
     candidates = [opener.open(source, name) for source, name in zip(sources, _names(sources), strict=True)]
     timings: list[Timing] = []
@@ -164,9 +164,11 @@ class _Opener:
         arch: str | None,
         arch_arguments: Mapping[str, Any] | None,
         trust_pickle: bool,
+        announce: Callable[[str], None],
     ) -> None:
         self.run, self.runtime, self.input_size = run, runtime, input_size
         self.arch, self.arguments, self.trust = arch, arch_arguments, trust_pickle
+        self.announce = announce
 
     def open(self, source: str, name: str) -> Candidate:
         """Return what times one item."""
@@ -208,6 +210,8 @@ class _Opener:
 
     def _checkpoint(self, path: Path, name: str) -> Candidate:
         loaded = load_model(path, arch=self.arch, arguments=self.arguments, trust_pickle=self.trust)
+        for note in loaded.notes:
+            self.announce(f"NOTE: {note}")
         size = self.input_size or (loaded.input_spec.size if loaded.input_spec is not None else None)
         if size is None or len(size) != 3:
             raise UsageError(

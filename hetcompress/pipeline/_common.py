@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from torch import nn
 
 from hetcompress.artifacts import RunFolder
 from hetcompress.cost import layer_macs
-from hetcompress.data import Augmentation, DataSource, open_data
-from hetcompress.errors import InputError
+from hetcompress.data import DataSource, open_data
+from hetcompress.errors import InputError, UsageError
 from hetcompress.evaluation import Accuracy
 from hetcompress.finetuning import Finetuned
 from hetcompress.models import InputSpec
@@ -21,7 +22,16 @@ from hetcompress.nn import HetConv2d
 from hetcompress.planning import TimeRatio
 from hetcompress.surgery import named_modules_of
 
-__all__ = ["DataSettings", "Pruned", "check_classes", "finish", "kept_of", "open_run_data", "random_images"]
+__all__ = [
+    "DataSettings",
+    "Pruned",
+    "check_classes",
+    "check_seconds",
+    "finish",
+    "kept_of",
+    "open_run_data",
+    "random_images",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +62,19 @@ class DataSettings:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> DataSettings:
-        """Build settings from what `to_json` returned; nothing is downloaded without being asked again."""
-        root = values["root"]
-        return cls(**{**values, "root": None if root is None else Path(root), "download": False})
+        """Build settings from what `to_json` returned; nothing is downloaded without being asked again.
+
+        Raises:
+            InputError: It returned something else.
+        """
+        try:
+            root = values["root"]
+            return cls(**{**values, "root": None if root is None else Path(root), "download": False})
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                "recorded data settings", expected="name, root and the other fields",
+                found=f"{type(error).__name__}: {error}", fix="name the data again with --data",
+            ) from None  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +94,16 @@ class Pruned:
     mac_ratio: float
     accuracies: dict[str, Accuracy]
     time: TimeRatio | None = None
+
+
+def check_seconds(seconds: float) -> None:
+    """Refuse a time to measure for that is none.
+
+    Raises:
+        UsageError: It is negative or not finite.
+    """
+    if not math.isfinite(seconds) or seconds < 0:
+        raise UsageError("--seconds", expected="a number of at least 0", found=f"{seconds:g}")
 
 
 def random_images(spec: InputSpec, count: int = 2) -> torch.Tensor:
@@ -96,7 +126,7 @@ def open_run_data(run: RunFolder, data: DataSettings) -> DataSource:
         mean=spec.mean,
         std=spec.std,
         image_size=spec.size,
-        augment=Augmentation(**chosen) if chosen else None,
+        augment=chosen,
         workers=data.workers,
     )
     if tuple(source.image_size) != tuple(spec.size):

@@ -15,7 +15,7 @@ from hetcompress.artifacts import RunFolder, check_free
 from hetcompress.conversion import LayerPlan, plan_conversion
 from hetcompress.conversion import convert as convert_model
 from hetcompress.cost import layer_macs
-from hetcompress.errors import UsageError, VerificationError
+from hetcompress.errors import InputError, UsageError, VerificationError
 from hetcompress.granularity import GRANULARITIES, Grain
 from hetcompress.models import InputSpec, LoadedModel, load_model
 from hetcompress.nn import GroupSize
@@ -47,6 +47,7 @@ class Converted:
             dry run.
         exact: Whether the families promise a difference of 0.
         granularities: By layer, for people: a named granularity, or family and channel groups.
+        notes: What was assumed about the checkpoint, in words.
     """
 
     run: Path | None
@@ -58,6 +59,7 @@ class Converted:
     max_difference: float | None
     exact: bool
     granularities: dict[str, str]
+    notes: tuple[str, ...] = ()
 
     @property
     def highest_mac_ratio(self) -> float:
@@ -82,7 +84,6 @@ def _input_spec(
     for option, values in (("--mean", mean), ("--std", std)):
         if len(values) != channels:
             raise UsageError(option, expected=f"{channels} numbers, one for each channel", found=str(len(values)))
-    for option, values in (("--mean", mean), ("--std", std)):
         if not all(map(math.isfinite, values)):
             raise UsageError(option, expected="finite numbers", found=f"{values}")
     if min(std) <= 0 or min(size) < 1:
@@ -102,6 +103,11 @@ def _largest_difference(source: nn.Module, other: nn.Module, images: torch.Tenso
     if not isinstance(expected, torch.Tensor) or expected.ndim != 2:
         found = f"shape {tuple(expected.shape)}" if isinstance(expected, torch.Tensor) else type(expected).__name__
         raise UsageError(f"model {arch}", expected="class scores of shape (images, classes)", found=found)
+    if not bool(expected.isfinite().all()):
+        raise InputError(
+            f"model {arch}", expected="finite outputs on random images", found="the source's outputs are not finite",
+            fix="take another checkpoint; finite weights may still be far too large",
+        )  # fmt: skip
     return float((expected - other.eval()(images)).abs().max())
 
 
@@ -110,17 +116,28 @@ def plan(
     *,
     arch: str | None = None,
     arch_arguments: Mapping[str, Any] | None = None,
-    input_size: tuple[int, int, int] | None = None,
+    family: str = "free",
+    family_arguments: Mapping[str, Any] | None = None,
+    group_out: GroupSize | None = None,
+    group_in: GroupSize | None = None,
+    granularity: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    input_size: tuple[int, int, int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     trust_pickle: bool = False,
     ema: bool = False,
 ) -> Converted:
-    """Say what `convert` would do, and write nothing."""
+    """Say what `convert` would do with the same arguments, and write nothing."""
+    if granularity is not None:
+        _preset(granularity, family, family_arguments, group_out, group_in)
+    shapes = build_family(family, family_arguments)
+    _group_sizes(family, group_out, group_in)
     loaded = load_model(checkpoint, arch=arch, arguments=arch_arguments, trust_pickle=trust_pickle, prefer_ema=ema)
-    spec = _input_spec(loaded, input_size, None, None)
+    spec = _input_spec(loaded, input_size, mean, std)
     layers = plan_conversion(loaded.model, include=include, exclude=exclude)
-    return _converted(None, loaded, spec, layers, difference=None, exact=True, granularities={})
+    return _converted(None, loaded, spec, layers, difference=None, exact=shapes.learnable, granularities={})
 
 
 def _converted(
@@ -145,6 +162,7 @@ def _converted(
         difference,
         exact,
         granularities,
+        loaded.notes,
     )
 
 

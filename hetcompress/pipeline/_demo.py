@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from hetcompress.data import open_data
 from hetcompress.errors import UsageError
 from hetcompress.evaluation import Accuracy, evaluate
-from hetcompress.files import write_atomically
+from hetcompress.files import write_bytes
 from hetcompress.goals import ShapeSettings
 from hetcompress.models import parse_architecture
 from hetcompress.models.architectures import input_spec_of
@@ -66,7 +67,9 @@ def train_digits(checkpoint: Path, reporter: Reporter) -> Accuracy:
         after_step=lambda step: reporter.progressed(step, total, trainer.losses),
     )  # fmt: skip
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(checkpoint, lambda path: torch.save(weights, path))
+    buffer = io.BytesIO()
+    torch.save(weights, buffer)
+    write_bytes(checkpoint, buffer.getbuffer())
     return evaluate(model, data.test_batches(500))
 
 

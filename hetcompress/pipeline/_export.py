@@ -17,7 +17,7 @@ from hetcompress.errors import UsageError, VerificationError
 from hetcompress.evaluation import Accuracy, evaluate
 from hetcompress.graphs import onnx_bytes
 from hetcompress.latency import Comparison, Machine, compare_latency, machine
-from hetcompress.pipeline._common import DataSettings, check_classes, open_run_data
+from hetcompress.pipeline._common import DataSettings, check_classes, check_seconds, open_run_data
 from hetcompress.pipeline._int8 import INT8, Int8Report, Int8Settings, complaints_of, quantise, timed
 from hetcompress.pipeline._report import lowered_pair
 from hetcompress.planning import FEWEST_MACS, PlanSettings
@@ -104,10 +104,11 @@ def export(
         force: Replace files outside the run folder.
 
     Raises:
-        UsageError: No target, an unknown one, or a file in the way.
+        UsageError: No target, an unknown one, a file in the way, or no time that can be spent.
         InputError: Nothing has been pruned yet, or the data is missing.
         VerificationError: A file does not compute what the model does; or `strict` and there are complaints.
     """
+    check_seconds(seconds)
     folder = RunFolder.open(run, factory=arch)
     images = data or _recorded_data(folder)
     paths = _paths(targets, out or folder.path / "export", int8, images, may_replace=out is None or force)

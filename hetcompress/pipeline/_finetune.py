@@ -74,6 +74,7 @@ def finetune(
             fix="leave the target out, or prune again with another one",
         )  # fmt: skip
     folder = RunFolder.open(run, factory=arch)
+    folder.check_writable()  # not only when the first stage has been trained
     source = open_run_data(folder, data)
     model = folder.pruned_model() if stage == "fine" else folder.converted_model()
     teacher = folder.dense_model()

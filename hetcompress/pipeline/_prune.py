@@ -45,10 +45,13 @@ def prune(
         evenly: Keep the same share of every layer: magnitudes of weights that were never trained say nothing of layers.
 
     Raises:
-        UsageError: Not exactly one target (none for a fixed pattern).
+        UsageError: Not exactly one target (none for a fixed pattern), or no seed.
         NothingToDoError: The target cannot be reached.
     """
+    if random is not None and not 0 <= random < 2**63:
+        raise UsageError("--random", expected="an integer from 0 to 2**63 - 1", found=str(random))
     folder = RunFolder.open(run, factory=arch)
+    folder.check_writable()
     model = folder.converted_model()
     layers = named_modules_of(model, LearnableHetConv2d)
     targets = {"density": density, "mac_ratio": mac_ratio, "latency_ratio": latency_ratio}

@@ -21,6 +21,7 @@ from hetcompress.graphs import onnx_bytes
 from hetcompress.latency import RUNTIMES, Comparison, Machine, compare_latency, machine
 from hetcompress.lowering import fold_batch_norms
 from hetcompress.nn import HetConv2d
+from hetcompress.pipeline._common import check_seconds
 from hetcompress.planning import FEWEST_MACS, Plan, PlanSettings
 from hetcompress.planning import plan as make_plan
 from hetcompress.surgery import named_modules_of
@@ -197,12 +198,14 @@ def report(
         batches: Batch sizes for latency.
         threads: Threads for latency.
         runtimes: Runtimes for latency; none skips it.
-        seconds: Time to spend on each comparison.
+        seconds: Time to spend on each comparison; 0 skips latency.
 
     Raises:
+        UsageError: The time is negative or not finite.
         InputError: Nothing has been pruned yet.
         VerificationError: The lowered model computes something else than the pruned one.
     """
+    check_seconds(seconds)
     folder = RunFolder.open(run, factory=arch)
     size = folder.input_spec.size
     example = torch.zeros(1, *size)
@@ -225,8 +228,9 @@ def report(
         for name, cost in macs.items()
     )  # fmt: skip
     latency = compare_latency(
-        dense, lowered.model, size, batches=batches, threads=threads, runtimes=runtimes, seconds=seconds
-    )
+        dense, lowered.model, size, batches=batches, threads=threads, runtimes=runtimes if seconds else (),
+        seconds=seconds,
+    )  # fmt: skip
     source = folder.manifest["source"]
     result = Report(
         architecture=folder.manifest["architecture"]["spec"],

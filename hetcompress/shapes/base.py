@@ -13,6 +13,7 @@ every magnitude schedule, whatever the family.
 from __future__ import annotations
 
 import abc
+import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -73,7 +74,9 @@ def build_family(name: str, arguments: Mapping[str, Any] | None = None) -> Shape
     Raises:
         UsageError: The name is unknown, or the family does not take these arguments.
     """
+    family, chosen = SHAPE_FAMILIES[name], dict(arguments or {})
     try:
-        return SHAPE_FAMILIES[name](**dict(arguments or {}))
+        inspect.signature(family).bind(**chosen)
     except TypeError as error:
-        raise UsageError(f"shape family '{name}'", found=f"arguments {dict(arguments or {})}", fix=str(error)) from None
+        raise UsageError(f"shape family '{name}'", expected="arguments that it takes", found=str(error)) from None
+    return family(**chosen)

@@ -32,8 +32,8 @@ class HetConvShapes(ShapeFamily):
     learnable = False
 
     def __init__(self, parts: int = 4) -> None:
-        if parts < 1:
-            raise UsageError("--parts", expected="an integer of at least 1", found=str(parts))
+        if not isinstance(parts, int) or parts < 1:
+            raise UsageError("parts of family 'hetconv'", expected="an integer of at least 1", found=repr(parts))
         self.parts = parts
 
     def arguments(self) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """The command line as a user meets it: what it prints, where, and its exit codes."""
 
+import functools
 import json
+import operator
 import os
 import subprocess
 import sys
@@ -24,10 +26,11 @@ def test_the_four_commands(hc, digits, tmp_path):
     assert err == ""
     for when in ("source", "converted", "after stage 1", "after pruning", "after recalibration", "after stage 2"):
         assert when in out
-    code, out, err = hc("report", "--json", "--no-latency", "--csv", "layers.csv")
+    code, out, err = hc("report", "--json", "--seconds", 0, "--csv", "layers.csv")
     assert code == 0, err
     result = json.loads(out)
     assert result["schema"] == 1
+    assert result["result"]["latency"] == []
     assert result["result"]["mac_ratio_effective"] == pytest.approx(2, rel=0.01)
     assert len((tmp_path / "layers.csv").read_text().splitlines()) == 6
     assert (
@@ -143,6 +146,11 @@ CASES = {
         2,
         "--group-out: expected a number of at least 1, or 'all'",
     ),
+    "raised group size": (
+        ("convert", "model.pt", "--group-out", "²"),
+        2,
+        "--group-out: expected a number of at least 1",
+    ),
     "pattern": (("convert", "model.pt", "--exclude", "konv2"), 2, "did you mean 'conv2'?"),
     "nothing left": (("convert", "model.pt", "--exclude", "*"), 4, "no convolution was converted"),
     "input size": (("convert", "model.pt", "--input-size", 1, 2, 0), 2, "--input-size: expected positive numbers"),
@@ -191,6 +199,11 @@ AFTER_CONVERT = {
     ),
     "three targets": (("prune", "--density", 0.5, "--latency-ratio", 2), 2, "found --density and --latency-ratio"),
     "latency ratio": (("prune", "--latency-ratio", 0.5), 2, "--latency-ratio: expected a number of at least 1"),
+    "seed": (("finetune", "--data", "digits", "--seed", 10**23), 2, "--seed: expected an integer from 0 to 2**63 - 1"),
+    "random": (("prune", "--density", 0.5, "--random", 10**23), 2, "--random: expected an integer from 0 to 2**63 - 1"),
+    "workers": (("finetune", "--data", "digits", "-j", -1), 2, "--workers: expected a number of at least 0"),
+    "seconds": (("export", "--onnx", "--seconds", -1), 2, "--seconds: expected a number of at least 0, found -1"),
+    "seconds nan": (("report", "--seconds", "nan"), 2, "--seconds: expected a number of at least 0, found nan"),
     "unreachable": (("prune", "--mac-ratio", 500), 4, "cannot be reached within 1 %: expected MAC ratios 1 to"),
     "batch": (("finetune", "--data", "digits", "-b", 5000), 2, "--batch-size: expected at most the"),
 }
@@ -222,7 +235,7 @@ def test_damaged_run_folders(hc, digits, tmp_path):
     manifest = tmp_path / "hetrun" / "run.json"
     text = manifest.read_text()
     for damaged, message in (
-        (text.replace('"format": 2', '"format": 3'), "expected format 1 or 2, found format 3"),
+        (text.replace('"format": 1', '"format": 3'), "expected format 1, found format 3"),
         (text[:100], "expected a readable run.json"),
         ("[]", "expected a readable run.json"),
     ):
@@ -230,6 +243,17 @@ def test_damaged_run_folders(hc, digits, tmp_path):
         code, _, err = hc("prune", "--density", 0.5)
         assert code == 3
         assert message in err
+    manifest.unlink()
+    code, _, err = hc("prune", "--density", 0.5)
+    assert (code, err.count("\n")) == (3, 1)
+    assert "found No such file or directory. Fix: run `hetcompress convert CHECKPOINT --force` again" in err
+    assert hc("convert", "model.pt", *digits)[0] == 2
+    assert hc("convert", "model.pt", *digits, "--force")[0] == 0  # what was advised works
+    manifest.unlink()
+    (tmp_path / "hetrun" / "notes.txt").write_text("mine")
+    assert "Fix: delete it, or name another folder" in hc("prune", "--density", 0.5)[2]
+    assert hc("convert", "model.pt", *digits, "--force")[0] == 2
+    assert (tmp_path / "hetrun" / "notes.txt").read_text() == "mine"
     manifest.write_text(text)
     (tmp_path / "hetrun" / "converted.safetensors").unlink()
     code, _, err = hc("prune", "--density", 0.5)
@@ -237,6 +261,51 @@ def test_damaged_run_folders(hc, digits, tmp_path):
     assert "expected converted.safetensors, found no such file" in err
     (tmp_path / "hetrun" / "converted.safetensors").write_bytes(b"broken")
     assert hc("prune", "--density", 0.5)[0] == 3
+
+
+GRAIN = {"family": "free", "family_arguments": {}, "group_out": 16, "group_in": 1}
+DAMAGED = [
+    ("input", None, "input.size is missing"),
+    ("input.size", [1, 8], "input.size is not three positive integers"),
+    ("input.mean", [0.1, 0.2], "input.mean is not 1 numbers"),
+    ("input.std", [0], "input.std is not a list of positive numbers"),
+    ("source", None, "source.bytes is missing"),
+    ("stages", None, "stages is missing"),
+    ("stages", [1], "stages is not objects by name"),
+    ("stages.convert", {"accuracies": {"source": 9}}, "stages.convert.accuracies is no object"),
+    ("architecture", "hetcompress:digits_net", "architecture.spec is missing"),
+    ("architecture.spec", "hetcompress:digit_net", "found network 'digit_net'"),
+    ("architecture.arguments", [], "architecture.arguments is not an object"),
+    ("conversion.layers", None, "conversion.layers is missing"),
+    (
+        "conversion.layers",
+        ["conv2"],
+        "conversion.layers is not family, family_arguments, group_out and group_in by layer",
+    ),
+    ("conversion.layers", {}, "conversion.layers is not family"),
+    ("conversion.layers", {"zzz": GRAIN}, "expected convolutions of the model under conversion.layers, found zzz"),
+    ("conversion.layers.conv2.family", "cubic", "found shape family 'cubic'"),
+    ("conversion.layers.conv2.family_arguments", {"parts": 2}, "found shape family 'free'"),
+    ("conversion.layers.conv2.group_out", "x", "conversion.layers is not family"),
+]
+
+
+def test_damaged_manifests(hc, digits, tmp_path):
+    hc("convert", "model.pt", *digits)
+    manifest = tmp_path / "hetrun" / "run.json"
+    text = manifest.read_text()
+    for place, value, message in DAMAGED:
+        damaged = json.loads(text)
+        *outer, last = place.split(".")
+        inner = functools.reduce(operator.getitem, outer, damaged)
+        inner[last] = value
+        if value is None:
+            del inner[last]
+        manifest.write_text(json.dumps(damaged))
+        code, out, err = hc("prune", "--density", 0.5)
+        assert (code, out, err.count("\n")) == (3, "", 1), (place, err)
+        assert message in err
+        assert "Fix: " in err
 
 
 def test_users_factory_must_be_named_again(hc, tmp_path):
@@ -268,19 +337,27 @@ def test_read_only_run_folder(hc, digits, tmp_path):
     assert "cannot write" in err
 
 
-def test_full_disk_leaves_no_run_behind(hc, digits, tmp_path, monkeypatch):
-    import errno
+def test_a_run_that_cannot_be_written_is_noticed_before_training(hc, digits, monkeypatch):
+    hc("convert", "model.pt", *digits)
 
-    from hetcompress import artifacts
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
 
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    for arguments in (SMOKE[:-1], ("prune", "--density", 0.5)):
+        code, out, err = hc(*arguments)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert "run folder hetrun: found Read-only file system. Fix: make it writable" in err
 
-    monkeypatch.setattr(artifacts, "save_file", full)
-    code, _, err = hc("convert", "model.pt", *digits)
-    assert code == 1
-    assert "No space left on device" in err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt"]
+
+def test_outputs_in_the_way(hc, digits, tmp_path):
+    hc("convert", "model.pt", *digits)
+    hc("prune", "--density", 0.5)
+    (tmp_path / "folder").mkdir()
+    for arguments in (("report", "--no-latency", "--csv", "folder"), ("export", "--safetensors", "--out", "model.pt")):
+        code, _, err = hc(*arguments)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "Fix: name another path" in err
 
 
 def test_list_and_version(hc):

@@ -166,12 +166,39 @@ def test_image_folder_errors(tmp_path):
         open_data("imagefolder", root=tmp_path, **SPEC)
 
 
-def test_corrupt_image_in_a_worker_is_named(tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_corrupt_image_in_a_worker_is_named(tmp_path, workers):
     tree(tmp_path, splits=("train", "val"))
     (tmp_path / "val" / "cat" / "1.png").write_bytes(b"nothing")
-    data = open_data("imagefolder", root=tmp_path, workers=1, **SPEC)
-    with pytest.raises(InputError, match=r"image .*cat/1\.png: expected a readable image"):
+    data = open_data("imagefolder", root=tmp_path, workers=workers, **SPEC)
+    with pytest.raises(InputError, match=r"^image .*cat/1\.png: expected a readable image, found [^\n]*remove it$"):
         list(data.test_batches(4))
+
+
+@pytest.mark.parametrize(
+    ("augment", "pixels", "rows"), [({}, {0}, {0}), ({"cutout": 8}, {64}, {0}), ({"crop_padding": 3}, None, {1, 2, 3})]
+)
+def test_augmentation_of_an_image_folder(tmp_path, augment, pixels, rows):
+    tree(tmp_path, splits=("train", "val"), count=8, size=40)
+    data = open_data("imagefolder", root=tmp_path, workers=0, augment={"flip": False, **augment}, **SPEC)
+    seen = torch.cat([images for images, _ in data.train_batches(4, seed=1, epoch=0)])
+    black = (seen == -2).all(1)  # (0 - mean) / std; no image of the tree has a black pixel
+    assert int(black.all(2).sum(1).max()) in rows
+    assert pixels is None or int(black.flatten(1).sum(1).max()) in pixels
+    assert not (torch.cat([images for images, _ in data.test_batches(4)]) == -2).any()
+
+
+def test_one_option_leaves_the_rest_of_a_sources_own_augmentation():
+    pytest.importorskip("sklearn")
+    plain = open_data("digits", root=None, mean=(0.3,), std=(0.4,), image_size=(1, 8, 8))
+    same = open_data("digits", root=None, mean=(0.3,), std=(0.4,), image_size=(1, 8, 8), augment={"cutout": 0})
+    for (a, _), (b, _) in zip(*(data.train_batches(64, seed=3, epoch=2) for data in (plain, same)), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_negative_workers():
+    with pytest.raises(UsageError, match="--workers: expected a number of at least 0, found -1"):
+        open_data("digits", root=None, mean=(0.3,), std=(0.4,), image_size=(1, 8, 8), workers=-1)
 
 
 def test_evaluation_restores_the_mode():

@@ -45,6 +45,30 @@ def test_failure_lists_the_nearest_and_what_differs():
         identify(tensors)
 
 
+def test_a_renamed_net_is_compared_by_shapes():
+    tensors = {f"layers.{i}": tensor for i, tensor in enumerate(MODELS["resnet56"].build().state_dict().values())}
+    with pytest.raises(InputError, match=r"nearest hetcompress:resnet56: "):
+        identify(tensors)
+
+
+def test_a_few_other_names_do_not_hide_the_net():
+    tensors = MODELS["resnet32"].build().state_dict()
+    renamed = {name.replace("linear", "head").replace("bn1", "norm1"): tensor for name, tensor in tensors.items()}
+    with pytest.raises(InputError, match=r"nearest hetcompress:resnet32: "):
+        identify(renamed)
+
+
+def test_equal_nets_of_other_sources_are_named(tmp_path):
+    timm = pytest.importorskip("timm")
+    torch.save(timm.create_model("resnet18", num_classes=3).state_dict(), tmp_path / "model.pt")
+    loaded = load_model(tmp_path / "model.pt")
+    assert loaded.architecture.spec == "torchvision:resnet18"
+    assert loaded.notes == (
+        "model.pt was read as torchvision:resnet18; timm:resnet18 fits as well: choose with --arch",
+    )
+    assert load_model(tmp_path / "model.pt", arch="timm:resnet18").notes == ()
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

@@ -136,6 +136,16 @@ def test_truncated_files(tmp_path, share, kind):
         read_state_dict(path)
 
 
+def test_an_error_without_words_is_named_alone(tmp_path, monkeypatch):
+    def end(*_, **__):
+        raise EOFError
+
+    torch.save(WEIGHTS, tmp_path / "model.pt")
+    monkeypatch.setattr(torch, "load", end)
+    with pytest.raises(InputError, match=r"found EOFError\. Fix"):
+        read_state_dict(tmp_path / "model.pt")
+
+
 def test_missing_file_names_the_nearest(tmp_path):
     (tmp_path / "model.pt").write_bytes(b"x")
     with pytest.raises(InputError, match=r"found no such file.*did you mean 'model\.pt'\?"):
