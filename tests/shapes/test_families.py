@@ -112,7 +112,7 @@ def test_unknown_names_and_arguments_are_refused():
         build_family("rigit")
     with pytest.raises(UsageError, match="unexpected keyword argument 'part'"):
         build_family("hetconv", {"part": 4})
-    with pytest.raises(UsageError, match="--parts: expected an integer of at least 1, found 0"):
+    with pytest.raises(UsageError, match="parts of family 'hetconv': expected an integer of at least 1, found 0"):
         build_family("hetconv", {"parts": 0})
 
 
