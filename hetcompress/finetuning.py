@@ -111,6 +111,8 @@ class _Run:
         if self.budget is not None:
             check_reachable(named_modules_of(self.model, LearnableHetConv2d), self.budget)
         self.epoch_seconds = 0.0
+        self.latest: Accuracy | None = None
+        """Of the model as it is; None when it has changed since."""
 
     def placed(self, model: nn.Module) -> nn.Module:
         """Return a copy of a model where, and in the memory order in which, training happens."""
@@ -119,8 +121,15 @@ class _Run:
         return new
 
     def measure(self, when: str, model: nn.Module) -> None:
-        """Measure the accuracy of `model` on the test images."""
-        accuracy = evaluate(model, self.data.test_batches(500), device=str(self.device))
+        """Measure the accuracy of `model` on the test images and tell it."""
+        self.record(when, self.measured(model))
+
+    def measured(self, model: nn.Module) -> Accuracy:
+        """Return the accuracy of `model` on the test images."""
+        return evaluate(model, self.data.test_batches(500), device=str(self.device))
+
+    def record(self, when: str, accuracy: Accuracy) -> None:
+        """Keep and tell an accuracy."""
         self.accuracies[when] = accuracy
         self.reporter.measured(when, accuracy)
 
@@ -171,7 +180,7 @@ class _Run:
 
     def after_step(self, step: int) -> None:
         """Count, report, save and stop where it is due."""
-        self.step = step
+        self.step, self.latest = step, None
         self.reporter.progressed(step, self.total, self.trainer.losses)
         if step % self.steps_per_epoch == 0 or step == self.total:
             self.end_epoch(step)
@@ -181,7 +190,7 @@ class _Run:
 
     def end_epoch(self, step: int) -> None:
         """Write down one epoch."""
-        accuracy = evaluate(self.trainer.best_model, self.data.test_batches(500), device=str(self.device))
+        self.latest = accuracy = self.measured(self.trainer.best_model)
         images = (step - len(self.epochs) * self.steps_per_epoch) * self.train.batch_size
         seconds, self.epoch_seconds = self.epoch_seconds + self.trainer.seconds, 0.0
         self.trainer.seconds = 0.0
@@ -208,6 +217,7 @@ class _Run:
         assert self.budget is not None
         if self.trainer.ema is not None:
             self.model.load_state_dict(self.trainer.ema.module.state_dict())
+        self.latest = None
         self.measure("after stage 1", self.model)
         logits = self.learner.final_logits()
         if self.pruner is None:
@@ -245,7 +255,7 @@ class _Run:
             self.step, self.total, stage=(self.boundary, self.total), hook=None, after_step=self.after_step
         )
         final = self.trainer.best_model
-        self.measure("after stage 2", final)
+        self.record("after stage 2", self.latest or self.measured(final))
         return Finetuned(
             copy.deepcopy(final).cpu().to(memory_format=torch.contiguous_format).eval(), self.accuracies, self.epochs
         )

@@ -60,6 +60,7 @@ def export(
     from hetcompress import pipeline
     from hetcompress.cli import console
     from hetcompress.cli.data import data_settings
+    from hetcompress.kernels import available
 
     wanted = [name for name, chosen in (("onnx", onnx), ("pt2", pt2), ("safetensors", safetensors)) if chosen]
     settings = data_settings(data, data_root) if data is not None else None
@@ -72,8 +73,11 @@ def export(
     )  # fmt: skip
     if json_out:
         console.print_json({"command": "export", "result": result.to_json()})
-    else:
-        print_export(result)
+        return
+    print_export(result)
+    slower = any(item.verdict != "faster" for item in result.latency)
+    if slower and onnx and not kernels and available()[0]:
+        console.out.print("to try: --kernels lets the layers run in a kernel that is made for such shapes")
 
 
 def print_export(result: ExportReport) -> None:

@@ -84,7 +84,7 @@ def demo(folder: Path, *, reporter: Callable[[], Reporter], announce: Callable[[
     Raises:
         UsageError: The folder exists.
     """
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
         raise UsageError(f"--out {folder}", expected="a new folder", found="one with files", fix="name another folder")
     checkpoint, run = folder / "digits.pt", folder / "hetrun"
     announce("training a small net on handwritten digits")
