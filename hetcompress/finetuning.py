@@ -162,7 +162,7 @@ class _Run:
                 "learner": self.learner.state_dict() if self.learner is not None else {},
                 "accuracies": {name: dataclasses.asdict(value) for name, value in self.accuracies.items()},
                 "epochs": self.epochs,
-                "epoch_seconds": self.epoch_seconds,
+                "epoch_seconds": self.epoch_seconds + self.trainer.seconds,
             },
         )
 
@@ -218,6 +218,7 @@ class _Run:
         if self.trainer.ema is not None:
             self.model.load_state_dict(self.trainer.ema.module.state_dict())
         self.latest = None
+        self.epoch_seconds += self.trainer.seconds
         self.measure("after stage 1", self.model)
         logits = self.learner.final_logits()
         if self.pruner is None:

@@ -57,7 +57,7 @@ class TrainSettings:
         seed: Of data order, augmentation and everything random.
     """
 
-    epochs: int = 4
+    epochs: int = 3
     max_steps: int | None = None
     batch_size: int = 128
     opt: str = "sgd"
