@@ -36,7 +36,7 @@ MEMORY_PROBE = """
 import resource, sys, torch, onnxscript, onnxruntime, torchvision, fvcore.nn
 from pathlib import Path
 from hetcompress import pipeline
-base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+base = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 1024
 {step}
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)
 """

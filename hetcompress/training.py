@@ -57,7 +57,7 @@ class TrainSettings:
         seed: Of data order, augmentation and everything random.
     """
 
-    epochs: int = 3
+    epochs: int = 4
     max_steps: int | None = None
     batch_size: int = 128
     opt: str = "sgd"
