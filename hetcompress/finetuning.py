@@ -15,7 +15,7 @@ from hetcompress.budgets import Budget
 from hetcompress.checkpointing import Interruption, load_checkpoint, save_checkpoint
 from hetcompress.cost import layer_macs
 from hetcompress.errors import InputError, UsageError
-from hetcompress.evaluation import Accuracy, evaluate
+from hetcompress.evaluation import EVALUATION_BATCH, Accuracy, evaluate
 from hetcompress.goals import ShapeSettings, budget_of, learner_of
 from hetcompress.learners import LEARNERS, ShapeLearner
 from hetcompress.lowering import fold_batch_norms
@@ -126,7 +126,7 @@ class _Run:
 
     def measured(self, model: nn.Module) -> Accuracy:
         """Return the accuracy of `model` on the test images."""
-        return evaluate(model, self.data.test_batches(500), device=str(self.device))
+        return evaluate(model, self.data.test_batches(EVALUATION_BATCH), device=str(self.device))
 
     def record(self, when: str, accuracy: Accuracy) -> None:
         """Keep and tell an accuracy."""

@@ -11,7 +11,7 @@ import torch
 
 from hetcompress.data import open_data
 from hetcompress.errors import UsageError
-from hetcompress.evaluation import Accuracy, evaluate
+from hetcompress.evaluation import EVALUATION_BATCH, Accuracy, evaluate
 from hetcompress.files import write_bytes
 from hetcompress.goals import ShapeSettings
 from hetcompress.models import parse_architecture
@@ -70,7 +70,7 @@ def train_digits(checkpoint: Path, reporter: Reporter) -> Accuracy:
     buffer = io.BytesIO()
     torch.save(weights, buffer)
     write_bytes(checkpoint, buffer.getbuffer())
-    return evaluate(model, data.test_batches(500))
+    return evaluate(model, data.test_batches(EVALUATION_BATCH))
 
 
 def demo(folder: Path, *, reporter: Callable[[], Reporter], announce: Callable[[str], None]) -> Demo:

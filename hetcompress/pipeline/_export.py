@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hetcompress.artifacts import RunFolder
 from hetcompress.data import DataSource
 from hetcompress.errors import UsageError, VerificationError
-from hetcompress.evaluation import Accuracy, evaluate
+from hetcompress.evaluation import EVALUATION_BATCH, Accuracy, evaluate
 from hetcompress.graphs import onnx_bytes
 from hetcompress.latency import Comparison, Machine, compare_latency, machine
 from hetcompress.pipeline._common import DataSettings, check_classes, check_seconds, open_run_data
@@ -192,9 +192,11 @@ def _to_quantise(pair: _Pair, exported: Path, folder: Path, plan: PlanSettings) 
 
 def _accuracies(pair: _Pair, onnx: Path | None, source: DataSource) -> dict[str, Accuracy]:
     """Return the accuracy of the lowered model, and of its ONNX file."""
-    accuracies = {"after lowering": evaluate(pair.compact, source.test_batches(500))}
+    accuracies = {"after lowering": evaluate(pair.compact, source.test_batches(EVALUATION_BATCH))}
     if onnx is not None:
-        accuracies["after export"] = evaluate(EXPORT_TARGETS["onnx"]().open(onnx), source.test_batches(500))
+        accuracies["after export"] = evaluate(
+            EXPORT_TARGETS["onnx"]().open(onnx), source.test_batches(EVALUATION_BATCH)
+        )
     return accuracies
 
 

@@ -17,7 +17,7 @@ from hetcompress.benchmarking import Timing, side_by_side
 from hetcompress.candidates import onnx_candidate
 from hetcompress.data import DataSource
 from hetcompress.errors import InputError, UsageError
-from hetcompress.evaluation import Accuracy, evaluate
+from hetcompress.evaluation import EVALUATION_BATCH, Accuracy, evaluate
 from hetcompress.files import write_atomically
 from hetcompress.graphs import evaluating
 from hetcompress.machine import machine
@@ -133,7 +133,7 @@ def quantise(
             images, scratch = torch.cat(list(batches))[:RANKING_IMAGES], Path(work) / "one.onnx"
             choice = choose_layers(
                 quantiser, temporary, lowest=fp32.percent - settings.drop,
-                measure=lambda file: evaluate(open_file(file), tests.test_batches(500)),
+                measure=lambda file: evaluate(open_file(file), tests.test_batches(EVALUATION_BATCH)),
                 rank=lambda: list(sensitivities(quantiser, open_file(source), open_file, images, scratch)),
             )  # fmt: skip
         choices.append(choice)
