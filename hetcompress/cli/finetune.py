@@ -62,7 +62,9 @@ def finetune(
     ramp: Annotated[
         float, typer.Option(help="Share of stage 1 over which the budget tightens.", rich_help_panel=SHAPES)
     ] = 0.95,
-    epochs: Annotated[int, typer.Option(help="Passes over the data, both stages.", rich_help_panel=TRAINING)] = 4,
+    epochs: Annotated[
+        float, typer.Option(help="Passes over the data, both stages; may end in a part.", rich_help_panel=TRAINING)
+    ] = 3.5,
     max_steps: Annotated[
         OptionalInt, typer.Option(help="At most this many steps, for a smoke run.", rich_help_panel=TRAINING)
     ] = None,
