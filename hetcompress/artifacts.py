@@ -25,17 +25,19 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hetcompress.conversion import convert
 from hetcompress.errors import HetCompressError, InputError, UsageError
-from hetcompress.files import cannot_write, write_bytes, write_text
+from hetcompress.files import cannot_write, write_atomically, write_text
 from hetcompress.granularity import Grain
 from hetcompress.manifest import faults
 from hetcompress.models import Architecture, InputSpec
+from hetcompress.models.filling import fill_
 from hetcompress.pruning import pruned_skeleton
 from hetcompress.surgery import named_modules_of
+from hetcompress.tensor_files import write_tensors
 
 __all__ = ["FORMAT", "RunFolder"]
 
@@ -56,8 +58,8 @@ def _save_weights(path: Path, model: nn.Module) -> None:
         # modules used under two names show their tensors twice; the first name keeps them
         if tensor.numel() and seen.setdefault(tensor.data_ptr(), name) != name:
             continue
-        tensors[name] = tensor.detach().cpu().contiguous()
-    write_bytes(path, save(tensors, metadata={"format": "pt"}))
+        tensors[name] = tensor
+    write_atomically(path, lambda temporary: write_tensors(temporary, tensors, {"format": "pt"}))
 
 
 def _load_weights(path: Path, model: nn.Module, step: str) -> nn.Module:
@@ -67,8 +69,9 @@ def _load_weights(path: Path, model: nn.Module, step: str) -> nn.Module:
         )
     try:
         tensors = load_file(path)
-        aliases = {name: tensor.data_ptr() for name, tensor in model.state_dict().items() if tensor.numel()}
-        missing, unexpected = model.load_state_dict(tensors, strict=False)
+        # a module under two names is saved under the first
+        aliases = {name: tensor.data_ptr() or name for name, tensor in model.state_dict().items() if tensor.numel()}
+        missing, unexpected = fill_(model, tensors)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise InputError(
             f"{path}", expected="the weights that run.json describes", found=str(error), fix=f"run `{step}` again"
@@ -227,7 +230,7 @@ class RunFolder:
         architecture = Architecture(spec, dict(recorded["arguments"]))
         if spec.startswith(REGISTERED):
             with self._replaying():
-                return architecture.build()
+                return architecture.skeleton()
         if self.factory != spec:
             raise UsageError(
                 f"run folder {self.path}", expected=f"--arch {spec}", found=f"--arch {self.factory}",

@@ -9,7 +9,17 @@ from collections.abc import Mapping
 from hetcompress.errors import UsageError
 from hetcompress.nn import LearnableHetConv2d
 
-__all__ = ["Budget", "check_ratio"]
+__all__ = ["Budget", "check_density", "check_ratio"]
+
+
+def check_density(option: str, density: float) -> None:
+    """Refuse what is no share of weights to keep.
+
+    Raises:
+        UsageError: `density` is not in (0, 1].
+    """
+    if not 0 < density <= 1:
+        raise UsageError(option, expected="a number in (0, 1]", found=str(density))
 
 
 def check_ratio(option: str, ratio: float) -> None:
@@ -52,8 +62,7 @@ class Budget:
         Raises:
             UsageError: `density` is not in (0, 1].
         """
-        if not (math.isfinite(density) and 0 < density <= 1):
-            raise UsageError("--density", expected="a number in (0, 1]", found=str(density))
+        check_density("--density", density)
         total = float(sum(layer.weight.numel() for layer in layers.values()))
         return cls(dict.fromkeys(layers, 1.0), 0.0, total, density * total, "density", density, total)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import fnmatch
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from hetcompress.granularity import Grain
 from hetcompress.nn import GroupSize, HetConv2d, LearnableHetConv2d
 from hetcompress.registry import suggestion
 from hetcompress.shapes import FreeShapes, ShapeFamily
-from hetcompress.surgery import named_modules_of, replace_modules_
+from hetcompress.surgery import copy_with, named_modules_of
 
 __all__ = ["CONVERTIBLE", "Conversion", "LayerPlan", "convert", "plan_conversion"]
 
@@ -168,11 +167,10 @@ def convert(
             found=reasons + (f"; and {len(plans) - 5} more" if len(plans) > 5 else ""),
             fix="name layers with --include, or choose another model",
         )
-    new = copy.deepcopy(model)
-    convs = named_modules_of(new, nn.Conv2d)
+    convs = named_modules_of(model, nn.Conv2d)
     common = Grain(family or FreeShapes(), group_out, group_in)
     layers = {}
     for name in chosen:
         grain = (grains or {}).get(name, common)
         layers[name] = LearnableHetConv2d.from_conv2d(convs[name], grain.family, grain.group_out, grain.group_in)
-    return Conversion(replace_modules_(new, layers), plans)
+    return Conversion(copy_with(model, layers), plans)

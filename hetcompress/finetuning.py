@@ -109,7 +109,6 @@ class _Run:
         self.budget, self.pruner = budget, pruner
         if budget is None and self.stage == 1:
             self.budget = budget_of(self.model, shapes, data.image_size)
-        if self.budget is not None:
             check_reachable(named_modules_of(self.model, LearnableHetConv2d), self.budget)
         self.epoch_seconds = 0.0
         self.latest: Accuracy | None = None
@@ -288,7 +287,8 @@ def finetune(
         data: Where images come from.
         train: How weights are trained.
         shapes: Target, and how shapes are learned.
-        budget: The target as a budget, where it is one of time; see `hetcompress.planning.aim`.
+        budget: The target as a budget that can be reached, of time for example (`hetcompress.planning.aim`); None makes
+            one of `shapes`.
         pruner: Prunes what stage 1 has learned; None prunes to the budget.
         checkpoint: Where the complete state is kept; None keeps none.
         checkpoint_every: Steps between two checkpoints.

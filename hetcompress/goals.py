@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from hetcompress.budgets import Budget
+from hetcompress.budgets import Budget, check_density, check_ratio
 from hetcompress.cost import LayerCost, layer_macs
 from hetcompress.errors import NothingToDoError, UsageError
 from hetcompress.learners import LEARNERS, MagnitudeLearner, PenaltyLearner, SensitivityLearner, ShapeLearner
@@ -61,6 +61,9 @@ class ShapeSettings:
         given = [option for option, value in targets.items() if value is not None]
         if len(given) > 1:
             raise UsageError("target", expected=f"one of {', '.join(targets)}", found=" and ".join(given))
+        for unit, value in self.targets.items():
+            if value is not None:
+                (check_density if unit == "density" else check_ratio)(OPTIONS[unit], value)
         if not 0 < self.stage1 < 1:
             raise UsageError("--stage1", expected="a number in (0, 1)", found=str(self.stage1))
         if not 0 < self.ramp <= 1:

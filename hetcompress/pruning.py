@@ -7,7 +7,6 @@ until the kept cost meets the budget.  One search over all layers together decid
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from hetcompress.budgets import Budget
 from hetcompress.errors import NothingToDoError
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
-from hetcompress.surgery import named_modules_of, replace_modules_
+from hetcompress.surgery import copy_with, named_modules_of
 
 __all__ = ["allocate", "allocate_evenly", "check_reachable", "kept_cost", "magnitudes", "prune", "pruned_skeleton"]
 
@@ -261,17 +260,16 @@ def prune(
     layers = named_modules_of(model, LearnableHetConv2d)
     if not layers:
         raise NothingToDoError("nothing to prune", expected="a converted model", found="no learnable layer")
-    new = copy.deepcopy(model)
     if not _learnable(layers):
         check_reachable(layers, budget)
-        return replace_modules_(new, {name: layer.freeze() for name, layer in layers.items()})
+        return copy_with(model, {name: layer.freeze() for name, layer in layers.items()})
     worths = logits or {name: layer.shape_logits.detach() for name, layer in layers.items()}
     masks = allocate_evenly(layers, worths, budget) if evenly else allocate(layers, worths, budget, strict=strict)
     pruned = {}
     for name, layer in layers.items():
         groups = layer.channel_groups
         pruned[name] = HetConv2d.from_conv2d(layer, masks[name] > 0, groups.group_out, groups.group_in)
-    return replace_modules_(new, pruned)
+    return copy_with(model, pruned)
 
 
 def pruned_skeleton(model: nn.Module) -> nn.Module:
@@ -281,4 +279,4 @@ def pruned_skeleton(model: nn.Module) -> nn.Module:
         groups = layer.channel_groups
         everything = torch.ones_like(layer.group_masks(), dtype=torch.bool)
         pruned[name] = HetConv2d.from_conv2d(layer, everything, groups.group_out, groups.group_in)
-    return replace_modules_(copy.deepcopy(model), pruned)
+    return copy_with(model, pruned)

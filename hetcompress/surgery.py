@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import TypeVar
 
 from torch import nn
 
-__all__ = ["named_modules_of", "replace_modules_"]
+__all__ = ["copy_with", "named_modules_of", "replace_modules_"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -25,6 +26,19 @@ def named_modules_of(model: nn.Module, kind: type[M], *, exact: bool = False) ->
         for name, module in model.named_modules()
         if (type(module) is kind if exact else isinstance(module, kind))
     }
+
+
+def copy_with(model: M, replacements: Mapping[str, nn.Module]) -> M:
+    """Return a copy of a model with other modules in some places; the weights of what is replaced are never copied.
+
+    Args:
+        model: It is left alone.
+        replacements: New module by old name, for every name by which a module is shared; they are used as they are.
+
+    Returns:
+        The copy, or the replacement of the model itself (name "").
+    """
+    return copy.deepcopy(model, {id(model.get_submodule(name)): new for name, new in replacements.items()})
 
 
 def replace_modules_(model: M, replacements: Mapping[str, nn.Module]) -> M:

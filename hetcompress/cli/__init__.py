@@ -16,6 +16,7 @@ from hetcompress.cli.finetune import finetune
 from hetcompress.cli.listing import list_all
 from hetcompress.cli.prune import prune
 from hetcompress.cli.report import report
+from hetcompress.cli.verbosity import show_causes, with_verbosity
 from hetcompress.errors import HetCompressError
 from hetcompress.version import __version__
 
@@ -59,7 +60,7 @@ for command, name in (
     (demo, "demo"),
     (list_all, "list"),
 ):
-    app.command(name)(command)
+    app.command(name)(with_verbosity(command))
 
 
 def main() -> None:
@@ -67,6 +68,7 @@ def main() -> None:
     try:
         app()
     except HetCompressError as error:
+        show_causes(error)
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:

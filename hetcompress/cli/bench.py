@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from hetcompress.cli.options import Arch, Json, Quiet, Run, key_values
+from hetcompress.cli.options import Arch, Json, Run, key_values
 
 if TYPE_CHECKING:
     from hetcompress.benchmarking import Timing
@@ -52,7 +52,6 @@ def bench(
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="Open .pt2 programs and pickles. Only for files you made.")
     ] = False,
-    quiet: Quiet = False,
     json_out: Json = False,
 ) -> None:
     """Time any models side by side, in interleaved rounds, against the first."""
@@ -62,8 +61,10 @@ def bench(
     result = pipeline.bench(
         models, run, batches=batch, threads=threads or [1], seconds=seconds, runtime=runtime,
         input_size=input_size or None, arch=arch, arch_arguments=key_values("--arch-arg", arch_arg or []),
-        trust_pickle=trust_pickle, announce=lambda text: None if quiet else console.err.print(text),
+        trust_pickle=trust_pickle, announce=console.note,
     )  # fmt: skip
+    for note in result.notes:
+        console.warn(note)
     if json_out:
         console.print_json({"command": "bench", "result": result.to_json()})
     else:
@@ -76,7 +77,7 @@ def _print(result: Bench) -> None:
     rows = [
         [item.name, item.runtime, "x".join(map(str, item.input)), console.count(item.bytes)] for item in result.items
     ]
-    console.out.print(console.table("Models", ["model", "runtime", "input", "bytes"], rows))
+    console.say(console.table("Models", ["model", "runtime", "input", "bytes"], rows))
     print_timings(result.timings, result.machine.summary)
 
 
@@ -95,4 +96,9 @@ def print_timings(timings: tuple[Timing, ...], machine: str) -> None:
         for timing in timings
     ]  # fmt: skip
     columns = ["model", "runtime", "batch", "threads", "median ms", "5 %", "95 %", "time ratio", ""]
-    console.out.print(console.table(f"Latency, {machine}", columns, rows, numbers_from=2))
+    brief = [
+        f"{timing.name} in {timing.latency.runtime}, batch {timing.latency.batch}, threads {timing.latency.threads}: "
+        f"{timing.latency.median_ms:.3g} ms, time ratio {timing.ratio:.2f}, {timing.verdict}"
+        for timing in timings
+    ]
+    console.say(console.table(f"Latency, {machine}", columns, rows, numbers_from=2), brief=brief)

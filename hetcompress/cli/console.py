@@ -1,4 +1,13 @@
-"""Everything that is drawn: lines, tables, progress.  Results go to stdout, the rest to stderr."""
+"""Everything that is drawn: lines, tables, progress.
+
+::
+
+    result, print_json    stdout, always: what the command was run for
+    say                   stdout, not under -q: tables, and what explains them
+    warn                  stderr, always
+    note, progress        stderr, not under -q: what happens meanwhile
+    detail                stderr, under -v alone
+"""
 
 from __future__ import annotations
 
@@ -8,7 +17,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,25 +25,61 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from hetcompress.cli.verbosity import Verbosity, verbosity
+
 if TYPE_CHECKING:
     from hetcompress.evaluation import Accuracy
 
-__all__ = ["TrainingProgress", "count", "err", "millions", "out", "print_json", "table"]
+__all__ = [
+    "TrainingProgress", "count", "detail", "millions", "note", "print_json", "result", "say", "table", "warn",
+]  # fmt: skip
 
 WIDTH = 150
 """Columns where the output is no terminal; tables are not squeezed into 80 in a log."""
 
+LINE_SECONDS = 30.0
+"""Where no bar can be drawn, one plain line is printed in this interval."""
+
 
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=None if stream.isatty() else WIDTH)
+    # brackets and colons in what is printed are the user's own, no markup
+    return Console(
+        stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True,
+        width=None if stream.isatty() else WIDTH,
+    )  # fmt: skip
 
 
-out = _console(stderr=False)
-err = _console(stderr=True)
+_out = _console(stderr=False)
+_err = _console(stderr=True)
 
-LINE_SECONDS = 30.0
-"""Where no bar can be drawn, one plain line is printed in this interval."""
+
+def result(text: str) -> None:
+    """Print a line that the command was run for."""
+    _out.print(text)
+
+
+def say(shown: str | Table, *, brief: Sequence[str] = ()) -> None:
+    """Print a table, or a line that explains the result; under -q the `brief` lines in its place."""
+    for item in [shown] if verbosity() > Verbosity.QUIET else brief:
+        _out.print(item)
+
+
+def warn(text: str) -> None:
+    """Print what the user should know before trusting the result."""
+    _err.print(f"NOTE: {text}")
+
+
+def note(text: str) -> None:
+    """Print what happens."""
+    if verbosity() > Verbosity.QUIET:
+        _err.print(text)
+
+
+def detail(text: str) -> None:
+    """Print what few want to know."""
+    if verbosity() >= Verbosity.VERBOSE:
+        _err.print(text)
 
 
 def count(number: float) -> str:
@@ -78,18 +123,17 @@ def print_json(value: Mapping[str, Any]) -> None:
 class TrainingProgress:
     """Draws fine-tuning: a bar with the time that is left on a terminal, a plain line per interval elsewhere."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.quiet = quiet
+    def __init__(self) -> None:
         self._bar: Progress | None = None
         self._task: Any = None
         self._began: tuple[float, int] | None = None
         self._said = 0.0
 
     def __enter__(self) -> TrainingProgress:
-        if not self.quiet and err.is_terminal and os.environ.get("TERM") != "dumb":
+        if verbosity() > Verbosity.QUIET and _err.is_terminal and os.environ.get("TERM") != "dumb":
             self._bar = Progress(
                 TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                TextColumn("{task.fields[loss]}"), console=err, transient=True,
+                TextColumn("{task.fields[loss]}"), console=_err, transient=True,
             )  # fmt: skip
             self._bar.start()
         return self
@@ -108,8 +152,7 @@ class TrainingProgress:
 
     def measured(self, when: str, accuracy: Accuracy) -> None:
         """Print an accuracy."""
-        if not self.quiet:
-            err.print(f"{accuracy.percent:6.2f} %  {when}")
+        note(f"{accuracy.percent:6.2f} %  {when}")
 
     def progressed(self, step: int, total: int, losses: Mapping[str, float]) -> None:
         """Move the bar, or print a line when its time has come."""
@@ -122,21 +165,19 @@ class TrainingProgress:
         now = time.monotonic()
         if self._began is None:
             self._began, self._said = (now, step), now
-        if not self.quiet and now - self._said >= LINE_SECONDS:
+        if now - self._said >= LINE_SECONDS:
             self._said = now
             left = (now - self._began[0]) / max(1, step - self._began[1]) * (total - step)
-            err.print(f"step {step} of {total}, {loss}, about {left / 60:.1f} min left")
+            note(f"step {step} of {total}, {loss}, about {left / 60:.1f} min left")
 
     def epoch(self, line: Mapping[str, Any]) -> None:
         """Print one epoch."""
-        if not self.quiet:
-            err.print(
-                f"{line['accuracy']:6.2f} %  epoch {line['epoch']} (stage {line['stage']}): loss {line['loss']:.3f}, "
-                f"MAC ratio {line['mac_ratio']:.2f}, density {line['density']:.3f}, "
-                f"lr {line['learning_rate']:.4f}, {line['images_per_second']:.0f} images/s"
-            )
+        note(
+            f"{line['accuracy']:6.2f} %  epoch {line['epoch']} (stage {line['stage']}): loss {line['loss']:.3f}, "
+            f"MAC ratio {line['mac_ratio']:.2f}, density {line['density']:.3f}, "
+            f"lr {line['learning_rate']:.4f}, {line['images_per_second']:.0f} images/s"
+        )
 
     def note(self, text: str) -> None:
         """Print a line."""
-        if not self.quiet:
-            err.print(text)
+        note(text)

@@ -108,22 +108,22 @@ def convert(
         plan = plan_settings("fast", target, batch, threads, kernels=kernels)
         result = pipeline.convert(checkpoint, run=run, plan=plan, force=force, **settings)
     for note in result.notes:
-        console.err.print(f"NOTE: {note}")
+        console.warn(note)
     if json_out:
         console.print_json({"command": "convert", "result": result})
         return
     rows = [[layer.name, layer.kind, _what_happens(layer, result.granularities)] for layer in result.layers]
-    console.out.print(console.table("", ["layer", "kind", ""], rows, numbers_from=3))
+    console.say(console.table("", ["layer", "kind", ""], rows, numbers_from=3))
     converted = sum(layer.converted for layer in result.layers)
-    console.out.print(
+    console.result(
         f"{result.architecture}: {converted} of {len(result.layers)} convolutions converted, with "
         f"{result.convertible_macs / result.dense_macs:.1%} of {console.millions(result.dense_macs)} MACs; "
         f"MAC ratios below {result.highest_mac_ratio:.3g} can be reached"
     )
     if result.max_difference is not None:
         note = "" if result.exact else f"; {family} is a fixed pattern and changes the function until it is fine-tuned"
-        console.out.print(f"largest difference to the source's outputs: {result.max_difference:g}{note}")
-        console.out.print(f"run folder: {result.run}")
+        console.say(f"largest difference to the source's outputs: {result.max_difference:g}{note}")
+        console.result(f"run folder: {result.run}")
 
 
 def _what_happens(layer: LayerPlan, granularities: dict[str, str]) -> str:

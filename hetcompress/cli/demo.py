@@ -8,8 +8,6 @@ from typing import Annotated, Optional
 
 import typer
 
-from hetcompress.cli.options import Quiet
-
 __all__ = ["demo"]
 
 
@@ -18,24 +16,25 @@ def demo(
         Optional[Path],  # noqa: UP045
         typer.Option("--out", "-o", metavar="DIR", help="A new folder for the results [a temporary one]."),
     ] = None,
-    quiet: Quiet = False,
 ) -> None:
     """Show the whole pipeline offline, in about a minute, on real handwritten digits."""
     from hetcompress.cli import console
-    from hetcompress.cli.export import print_export
+    from hetcompress.cli.export import print_export, warn_of
     from hetcompress.cli.report import print_report
     from hetcompress.pipeline import demo as run_demo
 
     folder = out or Path(tempfile.mkdtemp(prefix="hetcompress-demo-"))
-    with console.TrainingProgress(quiet=quiet) as progress:
+    with console.TrainingProgress() as progress:
         result = run_demo(
             folder,
             reporter=progress.restarted,
-            announce=lambda text: console.err.print(f"\n$ {text}" if text.startswith("hetcompress") else text),
+            announce=lambda text: console.note(f"\n$ {text}" if text.startswith("hetcompress") else text),
         )
+    warn_of(result.exported)
     print_report(result.report)
     print_export(result.exported)
     dense, final = result.dense.percent, result.exported.accuracies["after export"].percent
     ratio = result.report.mac_ratio_executed
-    console.out.print(f"\ndense {dense:.2f} %, compressed {final:.2f} % at an executed MAC ratio of {ratio:.2f}")
-    console.out.print(f"verified ONNX file: {result.exported.files[0].path}")
+    console.say("")
+    console.result(f"dense {dense:.2f} %, compressed {final:.2f} % at an executed MAC ratio of {ratio:.2f}")
+    console.result(f"verified ONNX file: {result.exported.files[0].path}")

@@ -24,7 +24,7 @@ from hetcompress.cli.options import (
 if TYPE_CHECKING:
     from hetcompress.pipeline import ExportReport, Int8Report
 
-__all__ = ["export", "print_export"]
+__all__ = ["export", "print_export", "warn_of"]
 
 
 def export(
@@ -71,13 +71,22 @@ def export(
         plan=plan_settings(plan, target, batches[0], threads, kernels=kernels), batches=batches, threads=threads,
         seconds=seconds, strict=strict, force=force,
     )  # fmt: skip
+    warn_of(result)
     if json_out:
         console.print_json({"command": "export", "result": result.to_json()})
         return
     print_export(result)
     slower = any(item.verdict != "faster" for item in result.latency)
     if slower and onnx and not kernels and available()[0]:
-        console.out.print("to try: --kernels lets the layers run in a kernel that is made for such shapes")
+        console.say("to try: --kernels lets the layers run in a kernel that is made for such shapes")
+
+
+def warn_of(result: ExportReport) -> None:
+    """Print what is not as it was hoped for."""
+    from hetcompress.cli import console
+
+    for text in filter(None, (result.plan["note"], *result.complaints)):
+        console.warn(text)
 
 
 def print_export(result: ExportReport) -> None:
@@ -93,20 +102,18 @@ def print_export(result: ExportReport) -> None:
         for file in result.files
     ]  # fmt: skip
     columns = ["file", "source bytes", "dense bytes", "bytes", "max difference", "same class"]
-    console.out.print(console.table("Exported and verified", columns, rows))
+    console.say(console.table("Exported and verified", columns, rows))
     print_plan(result.plan)
     note = f" ({result.test_note})" if result.test_note else ""
     for when, accuracy in result.accuracies.items():
-        console.out.print(f"accuracy {when}: {accuracy.percent:.2f} %{note}")
+        console.say(f"accuracy {when}: {accuracy.percent:.2f} %{note}")
     if result.latency:
         print_latency(result.latency, result.machine.summary)
     if result.int8 is not None:
         _print_int8(result.int8, result.machine.summary)
-    for complaint in result.complaints:
-        console.out.print(f"NOTE: {complaint}")
     for file in result.files:
         details = ", ".join(f"{name} {value}" for name, value in file.details.items())
-        console.out.print(f"verified: {file.path} ({details})")
+        console.result(f"verified: {file.path} ({details})")
 
 
 def _print_int8(report: Int8Report, machine: str) -> None:
@@ -117,10 +124,10 @@ def _print_int8(report: Int8Report, machine: str) -> None:
         print_timings(report.timings, machine)
     kernels = report.kernels
     convolutions = kernels.int8_convolutions + kernels.fp32_convolutions
-    console.out.print(
+    console.say(
         f"int8: {kernels.int8_convolutions} of {convolutions} convolutions run in int8 kernels here; "
         f"accuracy {report.accuracy.percent:.2f} %, fp32 {report.fp32.percent:.2f} %; "
         f"ranges from {report.calibration_images} training images"
     )
     if report.fp32_layers:
-        console.out.print(f"left in fp32 for accuracy: {', '.join(report.fp32_layers)}")
+        console.say(f"left in fp32 for accuracy: {', '.join(report.fp32_layers)}")

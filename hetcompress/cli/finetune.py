@@ -16,7 +16,6 @@ from hetcompress.cli.options import (
     Kernels,
     LatencyRatio,
     OneBatch,
-    Quiet,
     Run,
     Target,
     Threads,
@@ -115,7 +114,6 @@ def finetune(
     ] = 200,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=RUNNING)] = "auto",
     arch: Arch = None,
-    quiet: Quiet = False,
     json_out: Json = False,
 ) -> None:
     """Learn kernel shapes and weights towards a target, prune to it exactly, then train the weights.
@@ -141,7 +139,7 @@ def finetune(
         density=density, mac_ratio=mac_ratio, latency_ratio=latency_ratio, method=method, penalty=penalty,
         stage1=stage1, ramp=ramp,
     )  # fmt: skip
-    with console.TrainingProgress(quiet=quiet or json_out) as progress:
+    with console.TrainingProgress() as progress:
         result = pipeline.finetune(
             run, data=settings, train=train, shapes=shapes,
             plan=plan_settings("fast", target, batch, threads, kernels=kernels), arch=arch, stage=stage, resume=resume,
@@ -151,7 +149,11 @@ def finetune(
         console.print_json({"command": "finetune", "result": result})
         return
     rows = [[name, f"{value.percent:.2f} %", f"{value.loss:.4f}"] for name, value in result.accuracies.items()]
-    console.out.print(console.table("Accuracy on the test images", ["", "top-1", "loss"], rows))
-    console.out.print(f"density {result.density:.4f}, MAC ratio {result.mac_ratio:.3f} (effective), in {result.run}")
+    console.say(console.table("Accuracy on the test images", ["", "top-1", "loss"], rows))
+    *_, final = result.accuracies.values()
+    console.result(
+        f"density {result.density:.4f}, MAC ratio {result.mac_ratio:.3f} (effective), accuracy {final.percent:.2f} %, "
+        f"in {result.run}"
+    )
     if result.time is not None:
-        console.out.print(str(result.time))
+        console.result(str(result.time))

@@ -36,4 +36,4 @@ def list_all(json_out: Json = False) -> None:
         console.print_json({"command": "list", "result": found})
         return
     for kind, names in found.items():
-        console.out.print(f"{kind}: {', '.join(names)}")
+        console.result(f"{kind}: {', '.join(names)}")

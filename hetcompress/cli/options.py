@@ -24,7 +24,6 @@ __all__ = [
     "LatencyRatio",
     "OneBatch",
     "Plan",
-    "Quiet",
     "Run",
     "Target",
     "Threads",
@@ -91,7 +90,6 @@ LatencyRatio = Annotated[
 OneBatch = Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Images at once, where time is measured.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch the data if it is not there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")]
 
 
 def group_size(option: str, text: str | None) -> int | Any:

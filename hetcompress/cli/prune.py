@@ -60,7 +60,7 @@ def prune(
     if json_out:
         console.print_json({"command": "prune", "result": result})
         return
-    console.out.print(f"density {result.density:.4f}, MAC ratio {result.mac_ratio:.3f} (effective)")
+    console.result(f"density {result.density:.4f}, MAC ratio {result.mac_ratio:.3f} (effective)")
     if result.time is not None:
-        console.out.print(str(result.time))
-    console.out.print("not trained: run `hetcompress finetune --stage fine --data NAME` to recover accuracy")
+        console.result(str(result.time))
+    console.say("not trained: run `hetcompress finetune --stage fine --data NAME` to recover accuracy")

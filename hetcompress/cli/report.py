@@ -44,11 +44,13 @@ def report(
     )  # fmt: skip
     if csv is not None:
         write_text(csv, result.to_csv())
+    if result.plan["note"]:
+        console.warn(result.plan["note"])
     if json_out:
         console.print_json({"command": "report", "result": result.to_json()})
     else:
         print_report(result)
-        console.out.print(f"written: {run / 'report' / 'report.json'} and layers.csv")
+        console.result(f"written: {run / 'report' / 'report.json'} and layers.csv")
 
 
 def print_report(result: Report) -> None:
@@ -63,7 +65,7 @@ def print_report(result: Report) -> None:
         for layer in result.layers
     ]  # fmt: skip
     columns = ["layer", "form", "density", "MACs dense", "effective", "executed", "kernel shapes"]
-    console.out.print(console.table("Layers", columns, rows, numbers_from=2))
+    console.say(console.table("Layers", columns, rows, numbers_from=2))
     print_plan(result.plan)
     print_totals(result)
     if result.latency:
@@ -78,9 +80,7 @@ def print_plan(plan: dict[str, Any]) -> None:
     how = (
         f" on {plan['target']}, batch {plan['batch']}, threads {plan['threads']}" if plan["plan"] == "measured" else ""
     )
-    console.out.print(f"plan by {plan['plan']}{how}: {forms}; why the other forms lost stands in plan.json")
-    if plan["note"]:
-        console.out.print(f"NOTE: {plan['note']}")
+    console.say(f"plan by {plan['plan']}{how}: {forms}; why the other forms lost stands in plan.json")
 
 
 def _shapes(shapes: dict[str, int]) -> str:
@@ -115,15 +115,15 @@ def print_totals(result: Report) -> None:
     ]
     size = "x".join(str(n) for n in result.input_size)
     title = f"{result.architecture}, one image of {size}, density {result.density:.4f}"
-    console.out.print(console.table(title, ["", "dense", "compressed", "ratio"], rows))
+    console.say(console.table(title, ["", "dense", "compressed", "ratio"], rows))
     if result.accuracies:
         note = f" ({result.test_note})" if result.test_note else ""
         rows = [[when, f"{percent:.2f} %"] for when, percent in result.accuracies.items()]
-        console.out.print(console.table(f"Accuracy{note}", ["", "top-1"], rows))
+        console.say(console.table(f"Accuracy{note}", ["", "top-1"], rows))
     if result.uncounted:
         listed = ", ".join(f"{name} ({times})" for name, times in result.uncounted.items())
-        console.out.print(f"operators without a MAC count: {listed}")
-    console.out.print(f"lowered against pruned model: largest difference {result.max_difference:.2g}")
+        console.say(f"operators without a MAC count: {listed}")
+    console.say(f"lowered against pruned model: largest difference {result.max_difference:.2g}")
 
 
 def print_latency(comparisons: tuple[object, ...], machine: str) -> None:
@@ -140,4 +140,4 @@ def print_latency(comparisons: tuple[object, ...], machine: str) -> None:
             [item.compact.runtime, str(item.compact.batch), str(item.compact.threads), *both, interval, item.verdict]
         )
     columns = ["runtime", "batch", "threads", "dense ms", "compressed ms", "time ratio", ""]
-    console.out.print(console.table(f"Latency, median (5 % to 95 %), {machine}", columns, rows))
+    console.say(console.table(f"Latency, median (5 % to 95 %), {machine}", columns, rows))

@@ -12,13 +12,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hetcompress.errors import VerificationError
+from hetcompress.graphs import evaluating
 from hetcompress.lowering.base import LOWERINGS
 from hetcompress.lowering.choosers import Chooser, FewestMacs
 from hetcompress.lowering.dead_channels import remove_dead_channels
 from hetcompress.lowering.folding import fold_batch_norms
 from hetcompress.lowering.pieces import conv_weights
 from hetcompress.nn import HetConv2d
-from hetcompress.surgery import named_modules_of, replace_modules_
+from hetcompress.surgery import copy_with, named_modules_of
 
 __all__ = ["ORDER", "Lowered", "LoweredLayer", "forms_of", "input_shapes", "lower"]
 
@@ -120,7 +121,7 @@ def lower(
         executed = conv_weights(form) * positions
         full = weights[name] * positions
         layers.append(LoweredLayer(name, choice.form, full, executed, refused, choice.costs, chooser.unit))
-    lowered = replace_modules_(copy.deepcopy(folded), forms).eval()
+    lowered = copy_with(folded, forms).eval()
     return Lowered(lowered, tuple(layers), _verify_model(model, lowered, example_input))
 
 
@@ -176,7 +177,8 @@ def _verify_layer(name: str, chosen: str, layer: HetConv2d, form: nn.Module, sha
 @torch.no_grad()
 def _verify_model(model: nn.Module, lowered: nn.Module, example_input: Tensor) -> float:
     images = torch.randn(2, *example_input.shape[1:], generator=torch.Generator().manual_seed(0))
-    expected = copy.deepcopy(model).eval()(images)
+    with evaluating(model):
+        expected = model(images)
     difference = float((lowered(images) - expected).abs().max())
     if not difference <= MODEL_TOLERANCE * max(float(expected.abs().max()), 1e-12):
         raise VerificationError(

@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hetcompress.graphs import evaluating
 from hetcompress.lowering.readers import Readers
 from hetcompress.nn import HetConv2d
-from hetcompress.surgery import named_modules_of, replace_modules_
+from hetcompress.surgery import copy_with, named_modules_of
 
 __all__ = ["fold_batch_norms"]
 
@@ -81,12 +82,13 @@ def fold_batch_norms(model: nn.Module, example_input: Float[Tensor, "n c h w"]) 
         model: Any model; it is left alone.
         example_input: Images for one run.
     """
-    new = copy.deepcopy(model).eval()
+    with evaluating(model):
+        pairs = _pairs(model, example_input)
     replacements: dict[str, nn.Module] = {}
-    for conv_name, norm_name in _pairs(new, example_input):
-        conv, norm = new.get_submodule(conv_name), new.get_submodule(norm_name)
+    for conv_name, norm_name in pairs:
+        conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
         assert isinstance(conv, nn.Conv2d)
         assert isinstance(norm, nn.BatchNorm2d)
         replacements[conv_name] = _folded(conv, norm)
         replacements[norm_name] = nn.Identity()
-    return replace_modules_(new, replacements)
+    return copy_with(model, replacements).eval()

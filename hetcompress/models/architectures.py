@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from hetcompress.errors import UsageError
 from hetcompress.models.base import MODELS, InputSpec
@@ -24,6 +25,9 @@ __all__ = ["Architecture", "input_spec_of", "parse_architecture"]
 IMAGENET = InputSpec((3, 224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 OTHER_SIZES = {"inception_v3": 299}
 """torchvision's classification nets that were not trained on 224 pixels."""
+
+RANDOM = ("normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_", "trunc_normal_")
+"""Functions, of tensors and of `torch.nn.init`, that fill a tensor and return it."""
 
 FORMS = "hetcompress:NAME, torchvision:NAME, timm:NAME, path/file.py:factory or pkg.mod:factory"
 
@@ -63,9 +67,35 @@ class Architecture:
         return model.eval()
 
     def build_meta(self) -> nn.Module:
-        """Build the model on the meta device: names and shapes without memory."""
-        with torch.device("meta"):
+        """Build the model on the meta device: names and shapes without memory.
+
+        A net that looks at numbers while it is built, such as torchvision's RegNet, is built as ever.
+        """
+        try:
+            with torch.device("meta"), _Unfilled():
+                return self.build()
+        except UsageError:
             return self.build()
+
+    def skeleton(self) -> nn.Module:
+        """Build what `hetcompress.models.filling.fill_` gives its weights.
+
+        Our own and torchvision's nets are built on the meta device: all they compute with is in their state dict.  That
+        is not known of others; they are built as ever.
+        """
+        return self.build_meta() if self.spec.startswith(("hetcompress:", "torchvision:")) else self.build()
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out random numbers: on the meta device they fill nothing, and torch loads its compiler to draw them."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        arguments = kwargs or {}
+        if getattr(func, "__name__", "") in RANDOM:
+            return args[0] if args else arguments["tensor"]
+        return func(*args, **arguments)
 
 
 def parse_architecture(spec: str, arguments: Mapping[str, Any] | None = None) -> Architecture:

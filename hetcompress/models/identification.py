@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
+import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 
 from torch import Tensor
 
@@ -24,6 +25,31 @@ TIMM = (
 )  # fmt: skip
 """timm has over a thousand nets; these are compared.  Others are named with --arch timm:NAME."""
 
+MARKS = {
+    "hetcompress:resnet": "linear.weight", "hetcompress:vgg": "features.0.weight",
+    "torchvision:alexnet": "features.0.weight", "torchvision:convnext": "features.0.0.weight",
+    "torchvision:densenet": "features.conv0.weight", "torchvision:efficientnet": "features.0.0.weight",
+    "torchvision:googlenet": "conv1.conv.weight", "torchvision:inception": "Conv2d_1a_3x3.conv.weight",
+    "torchvision:maxvit": "stem.0.0.weight", "torchvision:mnasnet": "layers.0.weight",
+    "torchvision:mobilenet": "features.0.0.weight", "torchvision:regnet": "stem.0.weight",
+    "torchvision:resnet": "layer1.0.conv1.weight", "torchvision:resnet50": "layer3.5.conv3.weight",
+    "torchvision:resnet101": "layer3.22.conv3.weight", "torchvision:resnet152": "layer3.35.conv3.weight",
+    "torchvision:resnext50": "layer3.5.conv3.weight", "torchvision:resnext101": "layer3.22.conv3.weight",
+    "torchvision:shufflenet": "conv1.0.weight", "torchvision:squeezenet": "features.3.squeeze.weight",
+    "torchvision:swin": "features.0.0.weight", "torchvision:vgg": "features.0.weight",
+    "torchvision:vit": "class_token", "torchvision:wide_resnet50": "layer3.5.conv3.weight",
+    "torchvision:wide_resnet101": "layer3.22.conv3.weight", "timm:convnext": "stem.0.weight",
+    "timm:densenet": "features.conv0.weight", "timm:efficientnet": "conv_stem.weight",
+    "timm:regnet": "stem.conv.weight",
+}  # fmt: skip
+"""A tensor of every net whose spec begins so: where it is missing, the net need not be built to be ruled out."""
+
+HEAVY = ("vit", "swin", "maxvit", "efficientnet", "regnet", "convnext", "densenet", "inception", "googlenet")
+"""Nets that take long to build, even without weights."""
+
+TWINS = ("densenet121", "resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "wide_resnet50_2")
+"""Nets of torchvision and timm that share name and tensors; importing timm to find out would take a second."""
+
 NEAREST = 3
 Shapes = dict[str, tuple[int, ...]]
 
@@ -34,17 +60,17 @@ def number_of_classes(tensors: Mapping[str, Tensor]) -> int | None:
     return int(weights[-1].shape[0]) if weights else None
 
 
-def _candidates(classes: int | None) -> Iterator[Architecture]:
+def _candidates(classes: int | None) -> Iterator[list[Architecture]]:
+    """Yield the known nets, source by source."""
     arguments = {} if classes is None else {"num_classes": classes}
-    for name in MODELS:
-        yield Architecture(f"hetcompress:{name}", dict(arguments))
-        if name.startswith("resnet"):
-            yield Architecture(f"hetcompress:{name}", {**arguments, "shortcut": "B"})
-    for name in _torchvision_names():
-        yield Architecture(f"torchvision:{name}", dict(arguments))
+    yield [
+        Architecture(f"hetcompress:{name}", {**arguments, **more})
+        for name in MODELS
+        for more in ([{}, {"shortcut": "B"}] if name.startswith("resnet") else [{}])
+    ]
+    yield [Architecture(f"torchvision:{name}", dict(arguments)) for name in _torchvision_names()]
     if importlib.util.find_spec("timm") is not None:
-        for name in TIMM:
-            yield Architecture(f"timm:{name}", dict(arguments))
+        yield [Architecture(f"timm:{name}", dict(arguments)) for name in TIMM]
 
 
 @functools.lru_cache(maxsize=512)
@@ -122,31 +148,31 @@ def identify(tensors: Mapping[str, Tensor], where: str = "checkpoint") -> Archit
         InputError: No known architecture fits, or several of one source do.
     """
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    first = next(iter(found), "")
-    compared: list[tuple[tuple[float, float], str, Difference]] = []
-    matches: list[Architecture] = []
-    for candidate in _candidates(number_of_classes(tensors)):
-        source = candidate.spec.partition(":")[0]
-        if matches and not matches[0].spec.startswith(f"{source}:"):
-            break  # an earlier source has it
-        if not _plausible(candidate, first):
-            continue
-        expected = _shapes_of(candidate)
-        difference = differences(found, expected)
-        if difference.size == 0:
-            matches.append(candidate)
-        compared.append((_likeness(found, expected), candidate.spec, difference))
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        specs = ", ".join(match.spec for match in matches)
-        raise InputError(where, expected="one architecture that fits", found=specs, fix="choose with --arch")
+    classes = number_of_classes(tensors)
+    for source in _candidates(classes):
+        matches = [net for net in source if _marked(net, found) and not differences(found, _shapes_of(net)).size]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            specs = ", ".join(match.spec for match in matches)
+            raise InputError(where, expected="one architecture that fits", found=specs, fix="choose with --arch")
+    compared = []
+    for net in itertools.chain.from_iterable(_candidates(classes)):
+        if _marked(net, found) or not net.spec.partition(":")[2].startswith(HEAVY):
+            expected = _shapes_of(net)
+            compared.append((_likeness(found, expected), net.spec, differences(found, expected)))
     compared.sort(key=lambda item: item[0], reverse=True)
     nearest = " | ".join(f"{spec}: {difference}" for _, spec, difference in compared[:NEAREST])
     raise InputError(
         where, expected="the tensors of a known architecture", found=f"no exact match, nearest {nearest or 'none'}",
         fix="name yours with --arch (torchvision:NAME, timm:NAME, path/file.py:factory)",
     )  # fmt: skip
+
+
+def _marked(net: Architecture, names: Container[str]) -> bool:
+    """Tell whether a net may have tensors of these names."""
+    marks = [beginning for beginning in MARKS if net.spec.startswith(beginning)]
+    return not marks or MARKS[max(marks, key=len)] in names
 
 
 def _likeness(found: Shapes, expected: Shapes) -> tuple[float, float]:
@@ -156,16 +182,12 @@ def _likeness(found: Shapes, expected: Shapes) -> tuple[float, float]:
     return pairs, (here & there).total() / (here | there).total()
 
 
-def others_that_fit(architecture: Architecture, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Return the nets of other sources, of the same name, that the tensors fit as well; all that do share the name."""
-    name = architecture.spec.partition(":")[2]
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    others = [
-        other
-        for other in _candidates(number_of_classes(tensors))
-        if other.spec != architecture.spec and other.spec.partition(":")[2] == name
-    ]
-    return tuple(dict.fromkeys(o.spec for o in others if differences(found, _shapes_of(o)).size == 0))
+def others_that_fit(architecture: Architecture) -> tuple[str, ...]:
+    """Return the nets of other sources that the same tensors fit as well."""
+    source, _, name = architecture.spec.partition(":")
+    if source == "torchvision" and name in TWINS and importlib.util.find_spec("timm") is not None:
+        return (f"timm:{name}",)
+    return ()
 
 
 def without_common_prefix(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
@@ -175,17 +197,3 @@ def without_common_prefix(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str,
         return "", dict(tensors)
     prefix = f"{firsts.pop()}."
     return prefix, {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-
-
-def _plausible(candidate: Architecture, first: str) -> bool:
-    """Skip nets that are slow to build and whose first tensor is called otherwise."""
-    heavy = ("vit", "swin", "maxvit", "efficientnet", "regnet", "convnext", "densenet", "inception", "googlenet")
-    name = candidate.spec.partition(":")[2]
-    if not name.startswith(heavy):
-        return True
-    starts: dict[str, str | tuple[str, ...]] = {
-        "vit": "class_token", "swin": "features.0", "maxvit": "stem", "efficientnet": ("features.0", "conv_stem"),
-        "regnet": "stem", "convnext": ("features.0", "stem"), "densenet": "features.conv0",
-        "inception": "Conv2d_1a", "googlenet": "conv1.conv",
-    }  # fmt: skip
-    return first.startswith(next(start for kind, start in starts.items() if name.startswith(kind)))

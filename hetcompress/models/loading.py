@@ -14,6 +14,7 @@ from hetcompress.files import sha256_of
 from hetcompress.models.architectures import Architecture, input_spec_of, parse_architecture
 from hetcompress.models.base import InputSpec
 from hetcompress.models.checkpoints import read_state_dict
+from hetcompress.models.filling import fill_
 from hetcompress.models.identification import (
     differences,
     identify,
@@ -74,12 +75,12 @@ def load_model(
     if prefix:
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
         notes.append(f"all names of {path.name} begin with '{prefix}', which was taken off")
-    others = others_that_fit(architecture, tensors) if known is None else ()
+    others = others_that_fit(architecture) if known is None else ()
     if others:
         notes.append(
             f"{path.name} was read as {architecture.spec}; {', '.join(others)} fits as well: choose with --arch"
         )
-    model = architecture.build()
+    model = architecture.skeleton()
     _load(path, model, tensors, architecture)
     spec = input_spec_of(architecture, model)
     return LoadedModel(model.eval(), architecture, spec, sha256_of(path), tuple(notes))
@@ -105,7 +106,7 @@ def _architecture(path: Path, known: Architecture | None, tensors: Mapping[str, 
 
 
 def _fits(architecture: Architecture, tensors: Mapping[str, Tensor]) -> bool:
-    return differences(_shapes(tensors), _shapes(architecture.build().state_dict())).size == 0
+    return differences(_shapes(tensors), _shapes(architecture.skeleton().state_dict())).size == 0
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -137,4 +138,4 @@ def _load(path: Path, model: nn.Module, tensors: Mapping[str, Tensor], architect
             found=str(difference), fix=fix,
         )  # fmt: skip
     own = model.state_dict()
-    model.load_state_dict({name: tensor for name, tensor in tensors.items() if name in own}, strict=False)
+    fill_(model, {name: tensor for name, tensor in tensors.items() if name in own})

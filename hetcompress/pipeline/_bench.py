@@ -53,11 +53,13 @@ class Bench:
         items: The models, in the order given; ratios are to the first.
         timings: For each number of threads and batch size, one for each model.
         machine: Where they were measured.
+        notes: What was assumed about checkpoints, in words.
     """
 
     items: tuple[BenchItem, ...]
     timings: tuple[Timing, ...]
     machine: Machine
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -65,6 +67,7 @@ class Bench:
             "items": [{**dataclasses.asdict(item), "input": list(item.input)} for item in self.items],
             "timings": [timing.to_json() for timing in self.timings],
             "machine": self.machine.to_json(),
+            "notes": list(self.notes),
         }
 
 
@@ -96,14 +99,14 @@ def bench(
         arch: What builds the model of a checkpoint, or of a run that was made with the user's own factory.
         arch_arguments: Keyword arguments of the factory, for checkpoints.
         trust_pickle: Open .pt2 programs and pickles, which can run code.
-        announce: Told what is timed next, and what was assumed about a checkpoint.
+        announce: Told what is timed next.
 
     Raises:
         UsageError: An item, batch size or runtime that makes no sense.
         InputError: A file is missing, broken, or takes another input than one batch.
     """
     _check(items, runtime, [*(batches or []), *threads], seconds, input_size)
-    opener = _Opener(run, runtime, input_size, arch, arch_arguments, trust_pickle, announce)
+    opener = _Opener(run, runtime, input_size, arch, arch_arguments, trust_pickle)
     sources = [str(item) for item in items]
     candidates = [opener.open(source, name) for source, name in zip(sources, _names(sources), strict=True)]
     timings: list[Timing] = []
@@ -115,7 +118,7 @@ def bench(
         BenchItem(candidate.name, source, candidate.bytes, candidate.shape, candidate.runtime)
         for candidate, source in zip(candidates, sources, strict=True)
     ]
-    return Bench(tuple(described), tuple(timings), machine())
+    return Bench(tuple(described), tuple(timings), machine(), tuple(opener.notes))
 
 
 def _check(
@@ -164,11 +167,10 @@ class _Opener:
         arch: str | None,
         arch_arguments: Mapping[str, Any] | None,
         trust_pickle: bool,
-        announce: Callable[[str], None],
     ) -> None:
         self.run, self.runtime, self.input_size = run, runtime, input_size
         self.arch, self.arguments, self.trust = arch, arch_arguments, trust_pickle
-        self.announce = announce
+        self.notes: list[str] = []
 
     def open(self, source: str, name: str) -> Candidate:
         """Return what times one item."""
@@ -210,8 +212,7 @@ class _Opener:
 
     def _checkpoint(self, path: Path, name: str) -> Candidate:
         loaded = load_model(path, arch=self.arch, arguments=self.arguments, trust_pickle=self.trust)
-        for note in loaded.notes:
-            self.announce(f"NOTE: {note}")
+        self.notes += loaded.notes
         size = self.input_size or (loaded.input_spec.size if loaded.input_spec is not None else None)
         if size is None or len(size) != 3:
             raise UsageError(

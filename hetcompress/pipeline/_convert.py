@@ -68,6 +68,16 @@ class Converted:
         return self.dense_macs / rest if rest else float("inf")
 
 
+def _check_images(size: tuple[int, int, int] | None, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+    """Refuse what images of no model have, before a model is read."""
+    for option, values in (("--mean", mean), ("--std", std)):
+        if values and not all(map(math.isfinite, values)):
+            raise UsageError(option, expected="finite numbers", found=f"{values}")
+    for option, numbers in (("--input-size", size), ("--std", std)):
+        if numbers and min(numbers) <= 0:
+            raise UsageError(option, expected="positive numbers", found=f"{numbers}")
+
+
 def _input_spec(
     loaded: LoadedModel, size: tuple[int, int, int] | None, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> InputSpec:
@@ -78,16 +88,11 @@ def _input_spec(
             fix="pass --input-size CHANNELS HEIGHT WIDTH, and --mean and --std if they are not ImageNet's",
         )  # fmt: skip
     size = size or known.size  # type: ignore[union-attr]
-    channels = size[0]
     mean = tuple(mean) if mean else (known.mean if known else IMAGENET_MEAN)
     std = tuple(std) if std else (known.std if known else IMAGENET_STD)
     for option, values in (("--mean", mean), ("--std", std)):
-        if len(values) != channels:
-            raise UsageError(option, expected=f"{channels} numbers, one for each channel", found=str(len(values)))
-        if not all(map(math.isfinite, values)):
-            raise UsageError(option, expected="finite numbers", found=f"{values}")
-    if min(std) <= 0 or min(size) < 1:
-        raise UsageError("--std and --input-size", expected="positive numbers", found=f"{std} and {size}")
+        if len(values) != size[0]:
+            raise UsageError(option, expected=f"{size[0]} numbers, one for each channel", found=str(len(values)))
     return InputSpec(size, mean, std)
 
 
@@ -130,6 +135,7 @@ def plan(
     ema: bool = False,
 ) -> Converted:
     """Say what `convert` would do with the same arguments, and write nothing."""
+    _check_images(input_size, mean, std)
     if granularity is not None:
         _preset(granularity, family, family_arguments, group_out, group_in)
     shapes = build_family(family, family_arguments)
@@ -216,6 +222,7 @@ def convert(
         VerificationError: The converted model computes something else.
     """
     check_free(run, force=force)
+    _check_images(input_size, mean, std)
     preset = None if granularity is None else _preset(granularity, family, family_arguments, group_out, group_in)
     common = Grain(build_family(family, family_arguments), *_group_sizes(family, group_out, group_in))
     loaded = load_model(checkpoint, arch=arch, arguments=arch_arguments, trust_pickle=trust_pickle, prefer_ema=ema)

@@ -17,6 +17,8 @@ from hetcompress.errors import UsageError, VerificationError
 from hetcompress.evaluation import EVALUATION_BATCH, Accuracy, evaluate
 from hetcompress.graphs import onnx_bytes
 from hetcompress.latency import Comparison, Machine, compare_latency, machine
+from hetcompress.lowering import fold_batch_norms
+from hetcompress.memory import release
 from hetcompress.pipeline._common import DataSettings, check_classes, check_seconds, open_run_data
 from hetcompress.pipeline._int8 import INT8, Int8Report, Int8Settings, complaints_of, quantise, timed
 from hetcompress.pipeline._report import lowered_pair
@@ -112,18 +114,20 @@ def export(
     folder = RunFolder.open(run, factory=arch)
     images = data or _recorded_data(folder)
     paths = _paths(targets, out or folder.path / "export", int8, images, may_replace=out is None or force)
-    dense, pruned, planned = lowered_pair(folder, plan)
-    source = open_run_data(folder, images) if images is not None else None
-    samples = None
-    if source is not None:
-        check_classes(pruned, source, folder.input_spec)
-        samples = next(iter(source.test_batches(SAMPLES)))[0].contiguous()
-    pair = _Pair(dense, planned.lowered.model, torch.zeros(1, *folder.input_spec.size), samples)
+    source = _test_images(folder, images)
+    samples = None if source is None else next(iter(source.test_batches(SAMPLES)))[0].contiguous()
+    example = torch.zeros(1, *folder.input_spec.size)
     latency, quantised = [], None
     with tempfile.TemporaryDirectory(prefix="hetcompress-") as temporary:
         plain = {name: path for name, path in paths.items() if name != INT8}
         references = {name: Path(temporary) / f"dense{path.suffix}" for name, path in plain.items()}
-        files, dense_bytes = _write(pair, plain, references)
+        # one model after the other, so that no two are in memory
+        dense_bytes = {file.target: file.bytes for file in _write(_dense(folder), example, references, samples)}
+        release()
+        planned = lowered_pair(folder, plan)[2]
+        release()
+        pair = _Pair(folder, planned.lowered.model, example)
+        files = _write(pair.compact, example, plain, samples)
         accuracies = {} if source is None else _accuracies(pair, plain.get("onnx"), source)
         if int8 is not None and source is not None and images is not None:
             fp32 = _to_quantise(pair, paths["onnx"], Path(temporary), plan)
@@ -159,24 +163,31 @@ def export(
 
 @dataclasses.dataclass(frozen=True)
 class _Pair:
-    """The dense and the lowered model, and what they are tried on: an empty image, and real ones where there are."""
+    """Where the dense model is, the lowered one, and an empty image."""
 
-    dense: nn.Module
+    folder: RunFolder
     compact: nn.Module
     example: Tensor
-    samples: Tensor | None
 
 
-def _write(
-    pair: _Pair, paths: Mapping[str, Path], references: Mapping[str, Path]
-) -> tuple[list[Exported], dict[str, int]]:
-    """Write the compact model to `paths` and the dense one to `references`, both verified; return the dense sizes."""
-    files, dense_bytes = [], {}
-    for name, path in paths.items():
-        files.append(export_model(name, pair.compact, pair.example, path, samples=pair.samples))
-        reference = export_model(name, pair.dense, pair.example, references[name], samples=pair.samples)
-        dense_bytes[name] = reference.bytes
-    return files, dense_bytes
+def _test_images(folder: RunFolder, images: DataSettings | None) -> DataSource | None:
+    """Open the data of a run that is pruned, after checking that the model was made for them."""
+    pruned = folder.pruned_model()
+    if images is None:
+        return None
+    source = open_run_data(folder, images)
+    check_classes(pruned, source, folder.input_spec)
+    return source
+
+
+def _dense(folder: RunFolder) -> nn.Module:
+    """Return the dense source with its batch norms folded."""
+    return fold_batch_norms(folder.dense_model(), torch.zeros(1, *folder.input_spec.size))
+
+
+def _write(model: nn.Module, example: Tensor, paths: Mapping[str, Path], samples: Tensor | None) -> list[Exported]:
+    """Write a model for each target, verified."""
+    return [export_model(name, model, example, path, samples=samples) for name, path in paths.items()]
 
 
 def _to_quantise(pair: _Pair, exported: Path, folder: Path, plan: PlanSettings) -> Path:
@@ -205,8 +216,8 @@ def _latency(
 ) -> list[Comparison]:
     """Compare the ONNX files, or the models in torch where there are none."""
     return compare_latency(
-        dense_onnx or pair.dense, onnx or pair.compact, tuple(pair.example.shape[1:]), batches=batches, threads=threads,
-        runtimes=("torch",) if onnx is None else ("onnxruntime",), seconds=seconds,
+        dense_onnx or _dense(pair.folder), onnx or pair.compact, tuple(pair.example.shape[1:]), batches=batches,
+        threads=threads, runtimes=("torch",) if onnx is None else ("onnxruntime",), seconds=seconds,
     )  # fmt: skip
 
 

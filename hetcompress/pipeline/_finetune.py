@@ -19,12 +19,12 @@ from hetcompress.errors import UsageError
 from hetcompress.files import sha256_of, write_text
 from hetcompress.finetuning import Pruner
 from hetcompress.finetuning import finetune as finetune_model
-from hetcompress.goals import ShapeSettings
+from hetcompress.goals import ShapeSettings, budget_of
 from hetcompress.nn import LearnableHetConv2d
 from hetcompress.pipeline._common import DataSettings, Pruned, check_classes, finish, open_run_data
 from hetcompress.pipeline._time import aimed, measured_budget, pruned_to_time, timed
 from hetcompress.planning import FAST, PlanSettings
-from hetcompress.pruning import magnitudes
+from hetcompress.pruning import check_reachable, magnitudes
 from hetcompress.reporters import Reporter, Silent
 from hetcompress.surgery import named_modules_of
 from hetcompress.training import TrainSettings
@@ -64,19 +64,15 @@ def finetune(
     Raises:
         HetCompressError: Of every kind that `hetcompress.errors` lists.
     """
-    if stage not in ("both", "fine") or resume not in ("auto", "never"):
-        raise UsageError("--stage and --resume", expected="both or fine, auto or never", found=f"{stage}, {resume}")
-    train = train or TrainSettings()
-    shapes = shapes or ShapeSettings()
-    if stage == "fine" and shapes.has_target:
-        raise UsageError(
-            "--stage fine", expected="no target, since the shapes are fixed already", found="one",
-            fix="leave the target out, or prune again with another one",
-        )  # fmt: skip
+    train, shapes, device = train or TrainSettings(), shapes or ShapeSettings(), _device(device)
+    _check(stage, resume, shapes)
     folder = RunFolder.open(run, factory=arch)
     folder.check_writable()  # not only when the first stage has been trained
-    source = open_run_data(folder, data)
     model = folder.pruned_model() if stage == "fine" else folder.converted_model()
+    budget: Budget | None = None
+    if stage == "both" and shapes.latency_ratio is None:  # before the data are read; a time is measured after that
+        budget = _reachable(model, budget_of(model, shapes, folder.input_spec.size))
+    source = open_run_data(folder, data)
     teacher = folder.dense_model()
     check_classes(teacher, source, folder.input_spec)
     settings = {
@@ -85,12 +81,11 @@ def finetune(
         "shapes": dataclasses.asdict(shapes),
         "stage": stage,
     }
-    budget: Budget | None = None
     pruner: Pruner | None = None
-    if shapes.latency_ratio is not None and stage == "both":
+    if shapes.latency_ratio is not None:
         settings["plan"] = dataclasses.asdict(plan)
         budget = measured_budget(folder, shapes.latency_ratio, plan) if resume == "auto" else None
-        budget = budget or _aimed(folder, model, shapes.latency_ratio, plan)
+        budget = _reachable(model, budget or _aimed(folder, model, shapes.latency_ratio, plan))
         pruner = functools.partial(pruned_to_time, folder, budget, plan)
     weights = folder.pruned if stage == "fine" else folder.path / "converted.safetensors"
     result = finetune_model(
@@ -106,10 +101,26 @@ def finetune(
         resume=resume == "auto",
         fingerprint=_fingerprint(settings, weights),
         reporter=_Recording(folder.metrics, reporter or Silent()),
-        device=_device(device),
+        device=device,
     )
-    time = None if budget is None else timed(folder, result.model, budget, plan)
+    time = None if budget is None or pruner is None else timed(folder, result.model, budget, plan)
     return finish(folder, "finetune", {**settings, "test_note": source.test_note}, result, time)
+
+
+def _check(stage: str, resume: str, shapes: ShapeSettings) -> None:
+    if stage not in ("both", "fine") or resume not in ("auto", "never"):
+        raise UsageError("--stage and --resume", expected="both or fine, auto or never", found=f"{stage}, {resume}")
+    if stage == "fine" and shapes.has_target:
+        raise UsageError(
+            "--stage fine", expected="no target, since the shapes are fixed already", found="one",
+            fix="leave the target out, or prune again with another one",
+        )  # fmt: skip
+
+
+def _reachable(model: nn.Module, budget: Budget) -> Budget:
+    """Return a budget of a converted model, unless it cannot be met."""
+    check_reachable(named_modules_of(model, LearnableHetConv2d), budget)
+    return budget
 
 
 def _aimed(folder: RunFolder, model: nn.Module, ratio: float, plan: PlanSettings) -> Budget:

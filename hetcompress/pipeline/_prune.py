@@ -50,12 +50,12 @@ def prune(
     """
     if random is not None and not 0 <= random < 2**63:
         raise UsageError("--random", expected="an integer from 0 to 2**63 - 1", found=str(random))
+    shapes = ShapeSettings(density=density, mac_ratio=mac_ratio, latency_ratio=latency_ratio)
     folder = RunFolder.open(run, factory=arch)
     folder.check_writable()
     model = folder.converted_model()
     layers = named_modules_of(model, LearnableHetConv2d)
     targets = {"density": density, "mac_ratio": mac_ratio, "latency_ratio": latency_ratio}
-    shapes = ShapeSettings(density=density, mac_ratio=mac_ratio, latency_ratio=latency_ratio)
     if not shapes.has_target and any(layer.family.learnable for layer in layers.values()):
         raise UsageError("target", expected=f"one of {', '.join(OPTIONS.values())}", found="none")
     scores = magnitudes(layers)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import nn
 
 from hetcompress.artifacts import RunFolder
@@ -25,6 +24,7 @@ from hetcompress.pipeline._common import check_seconds
 from hetcompress.planning import FEWEST_MACS, Plan, PlanSettings
 from hetcompress.planning import plan as make_plan
 from hetcompress.surgery import named_modules_of
+from hetcompress.tensor_files import size_of_tensors
 
 __all__ = ["LayerReport", "Report", "lowered_pair", "recorded_accuracies", "report"]
 
@@ -158,11 +158,9 @@ def shape_histogram(layer: HetConv2d) -> dict[str, int]:
 
 
 def lowered_pair(run: RunFolder, settings: PlanSettings) -> tuple[nn.Module, nn.Module, Plan]:
-    """Return the dense source with its batch norms folded, the pruned model, and the plan of its lowering."""
-    example = torch.zeros(1, *run.input_spec.size)
-    dense = fold_batch_norms(run.dense_model(), example)
-    pruned = run.pruned_model()
-    planned = make_plan(dense, pruned, example, settings)
+    """Return the dense source, the pruned model, and the plan of its lowering."""
+    dense, pruned = run.dense_model(), run.pruned_model()
+    planned = make_plan(dense, pruned, torch.zeros(1, *run.input_spec.size), settings)
     write_text(run.plan, json.dumps({"schema": 1, **planned.to_json()}, indent=2) + "\n")
     return dense, pruned, planned
 
@@ -209,8 +207,8 @@ def report(
     folder = RunFolder.open(run, factory=arch)
     size = folder.input_spec.size
     example = torch.zeros(1, *size)
-    dense, pruned, planned = lowered_pair(folder, plan)
-    lowered = planned.lowered
+    source_model, pruned, planned = lowered_pair(folder, plan)
+    dense, lowered = fold_batch_norms(source_model, example), planned.lowered
     macs = layer_macs(pruned, example)
     executed = count_executed(lowered.model, example)
     left = layer_macs(lowered.model, example)  # filters that nothing reads are gone
@@ -235,7 +233,7 @@ def report(
     result = Report(
         architecture=folder.manifest["architecture"]["spec"],
         input_size=size,
-        parameters_dense=sum(p.numel() for p in folder.dense_model().parameters()),
+        parameters_dense=sum(p.numel() for p in source_model.parameters()),
         parameters=sum(p.numel() for p in lowered.model.parameters()),
         macs_dense=sum(cost.dense for cost in macs.values()),
         macs_effective=sum(cost.effective for cost in macs.values()),
@@ -263,5 +261,4 @@ def report(
 
 
 def _weights_bytes(model: nn.Module) -> int:
-    # .clone() separates tensors that share memory, which the format refuses
-    return len(save({name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}))
+    return size_of_tensors(model.state_dict())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hetcompress.files import write_atomically
 from hetcompress.graphs import evaluating
+from hetcompress.memory import release
 from hetcompress.targets.base import EXPORT_TARGETS
 from hetcompress.targets.verification import Agreement, verify
 
@@ -77,6 +78,7 @@ def export_model(
 
     def write(temporary: Path) -> None:
         details.update(target.write(model, example_input, temporary))
+        release()
         candidate = target.open(temporary, model)
         where = f"export {path}"
         agreements.append(verify(candidate, model, example_input, where=where, samples=samples, tolerance=tolerance))

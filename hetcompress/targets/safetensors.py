@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hetcompress.errors import InputError, UsageError
 from hetcompress.graphs import evaluating, readable
 from hetcompress.targets.base import EXPORT_TARGETS, ExportTarget, Runner
+from hetcompress.tensor_files import write_tensors
 from hetcompress.version import __version__
 
 __all__ = ["SafetensorsTarget"]
@@ -31,12 +32,9 @@ class SafetensorsTarget(ExportTarget):
 
     def write(self, model: nn.Module, example: Float[Tensor, "n c h w"], path: Path) -> dict[str, Any]:
         """See `ExportTarget.write`."""
-        from safetensors.torch import save
-
         tensors, tied = _without_ties(model.state_dict())
         ours = {"format": FORMAT, "version": __version__, "input": list(example.shape[1:]), "tied": tied}
-        # in memory first, since the library's own writer does not raise an OSError on a full disk
-        path.write_bytes(save(tensors, metadata={"hetcompress": json.dumps(ours)}))
+        write_tensors(path, tensors, {"hetcompress": json.dumps(ours)})
         return {"format": FORMAT, "tensors": len(tensors), "tied": tied}
 
     def open(self, path: Path, structure: nn.Module | None = None, /) -> Runner:
@@ -65,7 +63,7 @@ class SafetensorsTarget(ExportTarget):
 
 
 def _without_ties(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Split a state dict into contiguous tensors that share no memory, and {second name: first name}."""
+    """Split a state dict into tensors that are not the same, and {second name: first name}."""
     tensors: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
     first_names: dict[tuple[object, ...], str] = {}
@@ -76,8 +74,7 @@ def _without_ties(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
             tied[name] = first_names[place]
             continue
         first_names[place] = name
-        whole = storage.nbytes() == tensor.numel() * tensor.element_size()
-        tensors[name] = tensor.contiguous() if whole else tensor.clone(memory_format=torch.contiguous_format)
+        tensors[name] = tensor
     return tensors, tied
 
 

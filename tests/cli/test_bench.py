@@ -36,8 +36,8 @@ def test_models_of_a_run_against_a_foreign_file_and_a_checkpoint(hc, digits, for
     assert settings == [pair for pair in ((1, 1), (1, 3), (2, 1), (2, 3)) for _ in range(4)]
     assert {"ratio_low", "ratio_high", "verdict"} <= set(result["timings"][1])
     assert {"cpu", "flags", "torch", "onnxruntime"} <= set(result["machine"])
-    code, out, err = hc("bench", "model.pt", "dense", *digits, *FAST, "-q")
-    assert (code, err) == (0, "")
+    code, out, err = hc("bench", "model.pt", "dense", *digits, *FAST)
+    assert code == 0
     for word in ("model.pt", "reference", "median ms", "95 %", "onnxruntime", "bytes"):
         assert word in out
 

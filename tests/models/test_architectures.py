@@ -5,7 +5,8 @@ import torch
 import torchvision
 
 from hetcompress.errors import InputError, UsageError
-from hetcompress.models import MODELS, identify, input_spec_of, load_model, parse_architecture
+from hetcompress.models import MODELS, identification, identify, input_spec_of, load_model, parse_architecture
+from hetcompress.models.identification import MARKS, TWINS, _candidates, _marked, _shapes_of, differences
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
@@ -67,6 +68,17 @@ def test_equal_nets_of_other_sources_are_named(tmp_path):
         "model.pt was read as torchvision:resnet18; timm:resnet18 fits as well: choose with --arch",
     )
     assert load_model(tmp_path / "model.pt", arch="timm:resnet18").notes == ()
+
+
+def test_a_twin_is_named_without_being_built(tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+
+    def refuse(name):
+        raise AssertionError(f"built timm:{name}")
+
+    monkeypatch.setattr("hetcompress.models.architectures._timm_factory", refuse)
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "model.pt")
+    assert "timm:resnet18 fits as well" in load_model(tmp_path / "model.pt").notes[0]
 
 
 @pytest.mark.parametrize(
@@ -141,3 +153,69 @@ def test_weights_called_auxiliary_may_be_too_many_but_not_missing(tmp_path):
     torch.save(weights, tmp_path / "less.pt")
     with pytest.raises(InputError, match=r"missing: aux_path\.weight"):
         load_model(tmp_path / "less.pt", arch=spec)
+
+
+def known():
+    """Every net that is compared with a checkpoint, but for the largest relatives of those that are."""
+    for source in _candidates(7):
+        yield from (net for net in source if not net.spec.endswith(LARGE))
+
+
+LARGE = (
+    "_b3",
+    "_b4",
+    "_b5",
+    "_b6",
+    "_b7",
+    "_m",
+    "_l",
+    "_base",
+    "_large",
+    "_v2_s",
+    "_16",
+    "_b_32",
+    "_h_14",
+    "gf",
+    "169",
+)
+
+
+def test_marks_rule_out_no_net_that_fits():
+    wrong = [net.spec for net in known() if not _marked(net, _shapes_of(net))]
+    assert wrong == []
+    used = [mark for mark in MARKS if any(net.spec.startswith(mark) for net in known())]
+    assert set(MARKS) - set(used) <= {"torchvision:vit", "torchvision:regnet"}  # none is small
+
+
+def test_twins_are_all_that_fit_twice():
+    pytest.importorskip("timm")
+    _, torchvisions, timms = _candidates(7)
+    specs = {net.spec.partition(":")[2]: net for net in torchvisions}
+    both = [(specs[name], net) for net in timms if (name := net.spec.partition(":")[2]) in specs]
+    assert len(both) > len(TWINS)
+    fitting = {
+        net.spec.partition(":")[2] for other, net in both if not differences(_shapes_of(other), _shapes_of(net)).size
+    }
+    assert fitting == set(TWINS)
+
+
+def test_our_nets_are_found_without_a_library(monkeypatch):
+    def refuse():
+        raise AssertionError("imported torchvision")
+
+    monkeypatch.setattr(identification, "_torchvision_names", refuse)
+    assert identify(MODELS["resnet20"].build().state_dict()).spec == "hetcompress:resnet20"
+
+
+def test_nets_without_initialisation_are_whole():
+    """A net whose numbers all come from its file: none of its tensors stays on the meta device."""
+    for net in known():
+        model = net.skeleton()
+        saved = model.state_dict()
+        assert {name for name, _ in model.named_buffers()} <= saved.keys(), net.spec
+        assert not [
+            value
+            for module in model.modules()
+            for value in vars(module).values()
+            if isinstance(value, torch.Tensor) and value.is_meta
+        ], net.spec
