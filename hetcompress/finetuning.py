@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hetcompress.budgets import Budget
 from hetcompress.checkpointing import Interruption, load_checkpoint, save_checkpoint
 from hetcompress.cost import layer_macs
+from hetcompress.difficulty import TooHard, too_hard
 from hetcompress.errors import InputError, UsageError
 from hetcompress.evaluation import EVALUATION_BATCH, Accuracy, evaluate
 from hetcompress.goals import ShapeSettings, budget_of, learner_of
@@ -57,11 +58,13 @@ class Finetuned:
         model: With `HetConv2d` layers, in eval mode, on the CPU.
         accuracies: What was measured on the way, in order, by its name.
         epochs: The lines of metrics.jsonl.
+        too_hard: What is to be said of the target, if anything.
     """
 
     model: nn.Module
     accuracies: dict[str, Accuracy]
     epochs: list[dict[str, Any]]
+    too_hard: TooHard | None = None
 
 
 class _Run:
@@ -230,6 +233,13 @@ class _Run:
         self.measure("after pruning", self.model)
         self.recalibrate()
         self.measure("after recalibration", self.model)
+        if self.verdict is not None:
+            self.reporter.note(f"NOTE: {self.verdict}")
+
+    @property
+    def verdict(self) -> TooHard | None:
+        """What is to be said of the target; nothing of a pattern that is fixed."""
+        return too_hard(self.budget, self.accuracies) if self.learnable and self.budget is not None else None
 
     def recalibrate(self) -> None:
         """Measure batch-norm statistics on augmented training images, in an order that is not trained on."""
@@ -257,9 +267,8 @@ class _Run:
         )
         final = self.trainer.best_model
         self.record("after stage 2", self.latest or self.measured(final))
-        return Finetuned(
-            copy.deepcopy(final).cpu().to(memory_format=torch.contiguous_format).eval(), self.accuracies, self.epochs
-        )
+        trained = copy.deepcopy(final).cpu().to(memory_format=torch.contiguous_format).eval()
+        return Finetuned(trained, self.accuracies, self.epochs, self.verdict)
 
 
 def finetune(

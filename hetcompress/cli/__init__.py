@@ -15,8 +15,10 @@ from hetcompress.cli.export import export
 from hetcompress.cli.finetune import finetune
 from hetcompress.cli.listing import list_all
 from hetcompress.cli.prune import prune
+from hetcompress.cli.recipes import RecipeCommand
 from hetcompress.cli.report import report
 from hetcompress.errors import HetCompressError
+from hetcompress.recipes import COMMANDS
 from hetcompress.version import __version__
 
 __all__ = ["app", "main"]
@@ -59,7 +61,7 @@ for command, name in (
     (demo, "demo"),
     (list_all, "list"),
 ):
-    app.command(name)(command)
+    app.command(name, cls=RecipeCommand if name in COMMANDS else None)(command)
 
 
 def main() -> None:
