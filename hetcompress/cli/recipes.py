@@ -28,13 +28,14 @@ DISPLACED = {
     "granularity": ("family", "family_arg", "group_out", "group_in"),
     "method": ("penalty",),
     "sched": ("milestone",),
+    "stage": TARGETS,
 }
 """What a recipe says no more when the user gives another option that excludes it."""
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
-def _apply(context: typer.Context, value: str | None) -> str | None:
+def _apply(context: Any, value: str | None) -> str | None:  # typer hands over its own, private class of context
     """Make a recipe's values the defaults of the options that are read after this one."""
     if value is None or context.resilient_parsing:
         return value
@@ -54,7 +55,7 @@ def _apply(context: typer.Context, value: str | None) -> str | None:
     return value
 
 
-def _options(context: typer.Context) -> dict[str, str]:
+def _options(context: Any) -> dict[str, str]:
     """Return the parameter of each long option that a recipe may give, by its name there."""
     return {
         option.removeprefix("--"): str(parameter.name)
@@ -64,7 +65,7 @@ def _options(context: typer.Context) -> dict[str, str]:
     }
 
 
-def _function(context: typer.Context) -> Callable[..., Any]:
+def _function(context: Any) -> Callable[..., Any]:
     assert context.command.callback is not None
     return inspect.unwrap(context.command.callback)
 
