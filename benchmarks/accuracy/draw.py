@@ -74,7 +74,8 @@ def draw(
         label = "published by others" if "published" not in named else None
         named.add("published")
         axes.plot(row["mac_ratio"], row["accuracy"], "o", color="0.55", fillstyle="none", label=label)
-        axes.annotate(row["method"], (row["mac_ratio"], row["accuracy"]), fontsize=5, color="0.45")
+        place = (row["mac_ratio"], row["accuracy"])
+        axes.annotate(row["method"], place, (4, 3), textcoords="offset points", fontsize=5, color="0.45")
     what = "MACs" if axis == "macs" else f"measured time, batch 1, one thread ({FORMS[axis]})"
     axes.set(title=title, xlabel=f"dense over compressed {what}", ylabel="top-1, last epoch, %")
     axes.grid(alpha=0.3)
@@ -92,6 +93,8 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=HERE / "rows.jsonl")
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()
+    if not options.rows.exists():
+        parser.error(f"no {options.rows}: make rows with accuracy.py first")
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "hetcompress"
     mpl.rcParams["svg.fonttype"] = "none"
