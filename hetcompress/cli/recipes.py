@@ -66,8 +66,8 @@ def _options(context: Any) -> dict[str, str]:
 
 
 def _function(context: Any) -> Callable[..., Any]:
-    assert context.command.callback is not None
-    return inspect.unwrap(context.command.callback)
+    function: Callable[..., Any] = inspect.unwrap(context.command.callback)
+    return function
 
 
 def _checked(where: str, hint: Any, value: Any) -> Any:
