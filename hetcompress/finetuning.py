@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -99,7 +100,7 @@ class _Run:
             raise UsageError(
                 "--batch-size", expected=f"at most the {data.train_size} training images", found=str(train.batch_size)
             )
-        self.total = self.steps_per_epoch * train.epochs
+        self.total = max(1, round(self.steps_per_epoch * train.epochs))
         if train.max_steps is not None:
             self.total = min(self.total, train.max_steps)
         self.learnable = any(layer.family.learnable for layer in named_modules_of(model, LearnableHetConv2d).values())
@@ -247,7 +248,8 @@ class _Run:
 
     def recalibrate(self) -> None:
         """Measure batch-norm statistics on augmented training images, in an order that is not trained on."""
-        batches = self.data.train_batches(self.train.batch_size, seed=self.train.seed, epoch=self.train.epochs)
+        untrained = math.ceil(self.train.epochs)
+        batches = self.data.train_batches(self.train.batch_size, seed=self.train.seed, epoch=untrained)
         recalibrate_(
             self.model,
             (

@@ -37,7 +37,7 @@ class TrainSettings:
     """How weights are trained.  Plain values: they are written into the run folder as they are.
 
     Attributes:
-        epochs: Passes over the training data, both stages together.
+        epochs: Passes over the training data, both stages together; the last one may be a part.
         max_steps: Stop after this many steps at most (a smoke run); the schedules shrink with it.
         batch_size: Images per step.
         opt: "sgd" (Nesterov) or "adamw".
@@ -60,7 +60,7 @@ class TrainSettings:
         seed: Of data order, augmentation and everything random.
     """
 
-    epochs: int = 4
+    epochs: float = 3.5
     max_steps: int | None = None
     batch_size: int = 128
     opt: str = "sgd"
@@ -87,7 +87,7 @@ class TrainSettings:
             if not ok:
                 raise UsageError(f"--{option}", expected=expected, found=str(value))
 
-        check("epochs", self.epochs >= 1, "an integer of at least 1", self.epochs)
+        check("epochs", math.isfinite(self.epochs) and self.epochs > 0, "a positive number", self.epochs)
         check("max-steps", self.max_steps is None or self.max_steps >= 1, "an integer of at least 1", self.max_steps)
         check("batch-size", self.batch_size >= 2, "an integer of at least 2", self.batch_size)
         check("opt", self.opt in ("sgd", "adamw"), "sgd or adamw", self.opt)

@@ -128,6 +128,12 @@ def test_penalty_moves_logits_and_schedules_do_not_train_them(tmp_path):
     assert line["density"] < 1
 
 
+def test_the_last_epoch_may_be_a_part(tmp_path):
+    steps = Stripes().train_size // 16
+    result = run(tmp_path, "part", train=TrainSettings(epochs=1.5, batch_size=16, lr=0.05, features=0.0))
+    assert [line["step"] for line in result.epochs] == [steps, round(1.5 * steps)]
+
+
 def test_max_steps_shortens_the_run(tmp_path):
     result = run(tmp_path, "short", train=TrainSettings(epochs=3, batch_size=16, max_steps=5))
     assert result.epochs[-1]["step"] == 5
@@ -220,7 +226,8 @@ def test_infinite_loss_stops_with_advice(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epochs": 0}, "--epochs: expected an integer of at least 1, found 0"),
+        ({"epochs": 0}, "--epochs: expected a positive number, found 0"),
+        ({"epochs": float("nan")}, "--epochs: expected a positive number, found nan"),
         ({"lr": float("nan")}, "--lr: expected a positive number, found nan"),
         ({"opt": "adam"}, "--opt: expected sgd or adamw, found adam"),
         ({"features": -1.0}, r"--features: expected a number of at least 0, found -1.0"),

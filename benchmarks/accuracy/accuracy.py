@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--match", choices=MATCHES, default="macs", help="of a peer: what is as in the row of ours")
     parser.add_argument("--parts", type=int, default=4, help="P of hetconv")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, help="in place of the recipe's")
+    parser.add_argument("--epochs", type=float, help="in place of the recipe's")
     parser.add_argument("--max-steps", type=int, help="for a smoke run")
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each comparison of times; 0 skips them")

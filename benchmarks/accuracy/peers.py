@@ -12,6 +12,7 @@ import argparse
 import copy
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,7 @@ def pruned(
         return times(dense, net, size, 0.5)[0]["ratio"]
 
     found = pruned_to(model.cpu().eval(), example, options, value, target).to(device)
-    batches = data.train_batches(train.batch_size, seed=train.seed, epoch=train.epochs)
+    batches = data.train_batches(train.batch_size, seed=train.seed, epoch=math.ceil(train.epochs))
     recalibrate_(found, (images.to(device) for (images, _), _i in zip(batches, range(RECALIBRATION), strict=False)))
     return found.cpu()
 
@@ -171,7 +172,8 @@ def peer_row(
     folder = RunFolder.open(run)
     settings, train = settings_of(options)
     data = open_run_data(folder, settings)
-    total = min(train.epochs * (data.train_size // train.batch_size), train.max_steps or 10**12)
+    total = round(train.epochs * (data.train_size // train.batch_size))
+    total = min(total, train.max_steps or total)
     first = 0 if options.method == "tp-magnitude" else round(SPARSE_SHARE * total)
     kept = run / "pruned.pt"
     if not kept.exists():

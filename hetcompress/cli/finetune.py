@@ -68,7 +68,9 @@ def finetune(
         float,
         typer.Option(help="Of method penalty: share of stage 1 whose loss sets its weight.", rich_help_panel=SHAPES),
     ] = 0.1,
-    epochs: Annotated[int, typer.Option(help="Passes over the data, both stages.", rich_help_panel=TRAINING)] = 4,
+    epochs: Annotated[
+        float, typer.Option(help="Passes over the data, both stages; may end in a part.", rich_help_panel=TRAINING)
+    ] = 3.5,
     max_steps: Annotated[
         OptionalInt, typer.Option(help="At most this many steps, for a smoke run.", rich_help_panel=TRAINING)
     ] = None,

@@ -60,7 +60,7 @@ def train_digits(checkpoint: Path, reporter: Reporter) -> Accuracy:
         "digits", root=None, mean=spec.mean, std=spec.std, image_size=spec.size, augment=None, workers=0
     )  # fmt: skip
     settings = TrainSettings(epochs=DENSE_EPOCHS, batch_size=64, lr=0.05, distill=0.0, features=0.0)
-    total = settings.epochs * (data.train_size // settings.batch_size)
+    total = DENSE_EPOCHS * (data.train_size // settings.batch_size)
     trainer = Trainer(model, data, settings, total_steps=total, teacher=None, device=torch.device("cpu"))
     trainer.run(
         0, total, stage=(0, total), hook=None,
