@@ -50,7 +50,10 @@ class Distillation:
             scores = model(images)
         with torch.no_grad(), _inputs_of(self.teacher, names) as wanted:
             told = self.teacher(images)
-        return scores, score_divergence(scores, told, self.temperature), feature_difference(found, wanted)
+        # a net that has lost channels, as Torch-Pruning leaves it, is compared where it still has them
+        alike = [(own, theirs) for own, theirs in zip(found, wanted, strict=True) if own.shape == theirs.shape]
+        own, theirs = [pair[0] for pair in alike], [pair[1] for pair in alike]
+        return scores, score_divergence(scores, told, self.temperature), feature_difference(own, theirs)
 
 
 def score_divergence(
@@ -86,11 +89,12 @@ def feature_difference(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Flo
 
 
 def _compared(model: nn.Module) -> list[str]:
-    """Return the layers whose inputs are compared: converted ones, evenly spread, and the last linear one.
+    """Return the layers whose inputs are compared: converted ones (or all), evenly spread, and the last linear one.
 
     The first converted layer is left out where there are many: what it reads, no learned shape has changed.
     """
     converted = list({**named_modules_of(model, LearnableHetConv2d), **named_modules_of(model, HetConv2d)})
+    converted = converted or list(named_modules_of(model, nn.Conv2d))[1:]
     stride = max(1, -(-len(converted) // MOST_COMPARED))
     return [*converted[stride - 1 :: stride], *list(named_modules_of(model, nn.Linear))[-1:]]
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hetcompress.budgets import Budget
 from hetcompress.checkpointing import Interruption, load_checkpoint, save_checkpoint
 from hetcompress.cost import layer_macs
+from hetcompress.difficulty import TooHard, too_hard
 from hetcompress.errors import InputError, UsageError
 from hetcompress.evaluation import EVALUATION_BATCH, Accuracy, evaluate
 from hetcompress.goals import ShapeSettings, budget_of, learner_of
@@ -58,11 +59,13 @@ class Finetuned:
         model: With `HetConv2d` layers, in eval mode, on the CPU.
         accuracies: What was measured on the way, in order, by its name.
         epochs: The lines of metrics.jsonl.
+        too_hard: What is to be said of the target, if anything.
     """
 
     model: nn.Module
     accuracies: dict[str, Accuracy]
     epochs: list[dict[str, Any]]
+    too_hard: TooHard | None = None
 
 
 class _Run:
@@ -80,6 +83,7 @@ class _Run:
         pruner: Pruner | None,
         checkpoint: Path | None,
         every: int,
+        first_step: int,
         fingerprint: str,
         reporter: Reporter,
         device: torch.device,
@@ -103,7 +107,8 @@ class _Run:
         self.boundary = max(1, round(self.total * shapes.stage1)) if self.learnable else 0
         self.accuracies: dict[str, Accuracy] = {}
         self.epochs: list[dict[str, Any]] = []
-        self.stage, self.step = (1 if named_modules_of(model, LearnableHetConv2d) else 2), 0
+        self.stage, self.step = (1 if named_modules_of(model, LearnableHetConv2d) else 2), first_step
+        self.first_step = first_step
         self.trainer: Trainer
         self.learner: ShapeLearner | None = None
         self.budget, self.pruner = budget, pruner
@@ -191,17 +196,19 @@ class _Run:
     def end_epoch(self, step: int) -> None:
         """Write down one epoch."""
         self.latest = accuracy = self.measured(self.trainer.best_model)
-        images = (step - len(self.epochs) * self.steps_per_epoch) * self.train.batch_size
+        before = self.epochs[-1]["step"] if self.epochs else self.first_step
+        images = (step - before) * self.train.batch_size
         seconds, self.epoch_seconds = self.epoch_seconds + self.trainer.seconds, 0.0
         self.trainer.seconds = 0.0
         macs = layer_macs(self.model, torch.zeros(1, *self.data.image_size, device=self.device))
         converted = {**named_modules_of(self.model, LearnableHetConv2d), **named_modules_of(self.model, HetConv2d)}
+        counted = converted or macs  # a net that was not converted has no other density than 1
         line = {
-            "epoch": len(self.epochs) + 1,
+            "epoch": -(-step // self.steps_per_epoch),
             "step": step,
             "stage": self.stage,
             **{name: round(value, 6) for name, value in self.trainer.losses.items()},
-            "density": sum(macs[n].kept for n in converted) / sum(macs[n].weights for n in converted),
+            "density": sum(macs[n].kept for n in counted) / sum(macs[n].weights for n in counted),
             "mac_ratio": sum(m.dense for m in macs.values()) / sum(m.effective for m in macs.values()),
             "accuracy": round(accuracy.percent, 4),
             "test_loss": round(accuracy.loss, 6),
@@ -230,6 +237,13 @@ class _Run:
         self.measure("after pruning", self.model)
         self.recalibrate()
         self.measure("after recalibration", self.model)
+        if self.verdict is not None:
+            self.reporter.note(f"NOTE: {self.verdict}")
+
+    @property
+    def verdict(self) -> TooHard | None:
+        """What is to be said of the target; nothing of a pattern that is fixed."""
+        return too_hard(self.budget, self.accuracies) if self.learnable and self.budget is not None else None
 
     def recalibrate(self) -> None:
         """Measure batch-norm statistics on augmented training images, in an order that is not trained on."""
@@ -258,9 +272,8 @@ class _Run:
         )
         final = self.trainer.best_model
         self.record("after stage 2", self.latest or self.measured(final))
-        return Finetuned(
-            copy.deepcopy(final).cpu().to(memory_format=torch.contiguous_format).eval(), self.accuracies, self.epochs
-        )
+        trained = copy.deepcopy(final).cpu().to(memory_format=torch.contiguous_format).eval()
+        return Finetuned(trained, self.accuracies, self.epochs, self.verdict)
 
 
 def finetune(
@@ -274,6 +287,7 @@ def finetune(
     pruner: Pruner | None = None,
     checkpoint: Path | None = None,
     checkpoint_every: int = 200,
+    first_step: int = 0,
     resume: bool = True,
     fingerprint: str = "",
     reporter: Reporter | None = None,
@@ -282,7 +296,7 @@ def finetune(
     """Fine-tune a converted model to a target, or train the weights of a pruned one.
 
     Args:
-        model: With learnable layers: both stages; with `HetConv2d` layers only: stage 2.  Left alone.
+        model: With learnable layers: both stages; without: stage 2.  Left alone.
         teacher: The dense source: baseline and, with ``train.has_teacher``, teacher.
         data: Where images come from.
         train: How weights are trained.
@@ -292,6 +306,7 @@ def finetune(
         pruner: Prunes what stage 1 has learned; None prunes to the budget.
         checkpoint: Where the complete state is kept; None keeps none.
         checkpoint_every: Steps between two checkpoints.
+        first_step: Steps of the run that were trained elsewhere, for a model without learnable layers.
         resume: Go on from `checkpoint` if it exists and belongs to the same settings.
         fingerprint: Identifies the settings and the source; a checkpoint with another one is not taken up.
         reporter: Hears how it goes.
@@ -307,8 +322,8 @@ def finetune(
     with Interruption() as interruption:
         run = _Run(
             model, teacher, data, train, shapes, budget=budget, pruner=pruner, checkpoint=checkpoint,
-            every=checkpoint_every, fingerprint=fingerprint, reporter=reporter or Silent(), device=torch.device(device),
-            interruption=interruption,
+            every=checkpoint_every, first_step=first_step, fingerprint=fingerprint, reporter=reporter or Silent(),
+            device=torch.device(device), interruption=interruption,
         )  # fmt: skip
         state = load_checkpoint(checkpoint) if checkpoint is not None and resume and checkpoint.exists() else None
         if state is not None and state["fingerprint"] != fingerprint:

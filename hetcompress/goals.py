@@ -42,6 +42,7 @@ class ShapeSettings:
         penalty: Of method "penalty": "density", "macs" or "latency"; None takes the one that fits the target.
         stage1: Share of the steps that stage 1 has.
         ramp: Share of stage 1 over which schedules tighten, or penalty and masks are phased in.
+        calibration: Of method "penalty": share of stage 1 whose mean task loss gives the penalty its weight.
         every: Steps between two choices of a schedule.
         recalibration: Batches from which batch-norm statistics are measured after pruning.
     """
@@ -53,6 +54,7 @@ class ShapeSettings:
     penalty: str | None = None
     stage1: float = 0.16
     ramp: float = 0.95
+    calibration: float = 0.1
     every: int = 16
     recalibration: int = 40
 
@@ -64,10 +66,14 @@ class ShapeSettings:
         for unit, value in self.targets.items():
             if value is not None:
                 (check_density if unit == "density" else check_ratio)(OPTIONS[unit], value)
-        if not 0 < self.stage1 < 1:
-            raise UsageError("--stage1", expected="a number in (0, 1)", found=str(self.stage1))
-        if not 0 < self.ramp <= 1:
-            raise UsageError("--ramp", expected="a number in (0, 1]", found=str(self.ramp))
+        for option, share, ok in (
+            ("--stage1", self.stage1, 0 < self.stage1 < 1),
+            ("--ramp", self.ramp, 0 < self.ramp <= 1),
+            ("--calibration", self.calibration, 0 < self.calibration < 1),
+        ):
+            if not ok:
+                bound = "]" if option == "--ramp" else ")"
+                raise UsageError(option, expected=f"a number in (0, 1{bound}", found=str(share))
         if self.every < 1 or self.recalibration < 0:
             raise UsageError("--every and --recalibration", expected="positive integers")
         LEARNERS[self.method]
@@ -131,4 +137,4 @@ def learner_of(
     if budget.unit != "time ratio":  # LHC's penalty on density looks at MACs too
         costs = _positions(layers, layer_macs(model, torch.zeros(1, *image_size)))
     penalty = PENALTIES[shapes.penalty or FITTING[budget.unit]](budget.share, costs)
-    return PenaltyLearner(layers, penalty, warmup=shapes.ramp / 2, calibration=0.1)
+    return PenaltyLearner(layers, penalty, warmup=shapes.ramp / 2, calibration=shapes.calibration)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 __all__ = ["cubic", "learning_rate_factor", "linear", "penalty_weight"]
 
@@ -23,14 +24,18 @@ def cubic(progress: float, length: float) -> float:
     return 1.0 - (1.0 - linear(progress, length)) ** 3
 
 
-def learning_rate_factor(progress: float, *, sched: str, warmup: float) -> float:
+def learning_rate_factor(
+    progress: float, *, sched: str, warmup: float, milestones: Sequence[float] = (), decay_rate: float = 0.1
+) -> float:
     """Return the learning rate over its maximum.
 
     Args:
         progress: Steps done over all steps, 0 to 1.
         sched: "cosine" (linear warm-up from 0, then half a cosine to 0), "onecycle" (half a cosine up from 1/25, half a
-            cosine down to 0) or "constant" (after the warm-up).
+            cosine down to 0), "multistep" (times `decay_rate` at each milestone) or "constant", both after the warm-up.
         warmup: Share of the run that warms up; where "onecycle" peaks.
+        milestones: Of "multistep", as shares of the run.
+        decay_rate: Of "multistep".
     """
     if progress < warmup:
         rise = linear(progress, warmup)
@@ -39,6 +44,8 @@ def learning_rate_factor(progress: float, *, sched: str, warmup: float) -> float
         return rise
     if sched == "constant":
         return 1.0
+    if sched == "multistep":
+        return float(decay_rate ** sum(progress >= milestone for milestone in milestones))
     return (1 + math.cos(math.pi * (progress - warmup) / max(1e-9, 1 - warmup))) / 2
 
 

@@ -27,6 +27,7 @@ from hetcompress.surgery import named_modules_of
 __all__ = ["AMP_DTYPES", "Hook", "TrainSettings", "Trainer", "amp_dtype"]
 
 AMP_DTYPES = ("auto", "float32", "bfloat16", "float16")
+SCHEDULES = ("cosine", "onecycle", "multistep", "constant")
 AVERAGING = 0.98
 """Momentum of the running losses that are shown while training."""
 
@@ -43,8 +44,10 @@ class TrainSettings:
         lr: Highest learning rate.
         momentum: Of SGD.
         weight_decay: On weights; never on biases, norms or shape logits.
-        sched: "cosine", "onecycle" or "constant".
+        sched: "cosine", "onecycle", "multistep" or "constant".
         warmup: Share of the run over which the learning rate rises.
+        milestones: Of "multistep": the shares of the run after which the learning rate falls.
+        decay_rate: Of "multistep": what it is multiplied by each time.
         smoothing: Label smoothing.
         distill: Weight of the distillation from scores, 0 to 1; the task loss has the rest.
         temperature: Of the distillation from scores.
@@ -66,6 +69,8 @@ class TrainSettings:
     weight_decay: float = 1e-4
     sched: str = "cosine"
     warmup: float = 0.1
+    milestones: tuple[float, ...] = ()
+    decay_rate: float = 0.1
     smoothing: float = 0.0
     distill: float = 0.9
     temperature: float = 4.0
@@ -86,9 +91,13 @@ class TrainSettings:
         check("max-steps", self.max_steps is None or self.max_steps >= 1, "an integer of at least 1", self.max_steps)
         check("batch-size", self.batch_size >= 2, "an integer of at least 2", self.batch_size)
         check("opt", self.opt in ("sgd", "adamw"), "sgd or adamw", self.opt)
-        check("sched", self.sched in ("cosine", "onecycle", "constant"), "cosine, onecycle or constant", self.sched)
+        check("sched", self.sched in SCHEDULES, ", ".join(SCHEDULES), self.sched)
+        for milestone in self.milestones:
+            check("milestone", 0 < milestone < 1, "shares of the run, in (0, 1)", milestone)
+        stepped = self.sched == "multistep"
+        check("milestone", bool(self.milestones) == stepped, "them with --sched multistep alone", self.milestones)
         check("amp-dtype", self.amp_dtype in AMP_DTYPES, " or ".join(AMP_DTYPES), self.amp_dtype)
-        for name in ("lr", "temperature", "logit_lr"):
+        for name in ("lr", "temperature", "logit_lr", "decay_rate"):
             value = getattr(self, name)
             check(name.replace("_", "-"), math.isfinite(value) and value > 0, "a positive number", value)
         for name in ("weight_decay", "clip_grad", "features"):
@@ -204,7 +213,10 @@ class Trainer:
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step of the whole run."""
         settings = self.settings
-        factor = learning_rate_factor(step / self.total_steps, sched=settings.sched, warmup=settings.warmup)
+        factor = learning_rate_factor(
+            step / self.total_steps, sched=settings.sched, warmup=settings.warmup, milestones=settings.milestones,
+            decay_rate=settings.decay_rate,
+        )  # fmt: skip
         return settings.lr * factor
 
     def run(

@@ -12,6 +12,14 @@ def test_learning_rate_stays_between_zero_and_its_maximum(progress, sched, warmu
     assert 0 <= learning_rate_factor(progress, sched=sched, warmup=warmup) <= 1
 
 
+def test_steps_fall_at_their_milestones():
+    steps = [
+        learning_rate_factor(t, sched="multistep", warmup=0.1, milestones=(0.3, 0.6), decay_rate=0.2)
+        for t in (0.05, 0.2, 0.3, 0.59, 0.6, 1.0)
+    ]
+    assert steps == pytest.approx([0.5, 1, 0.2, 0.2, 0.04, 0.04])
+
+
 @pytest.mark.parametrize("sched", ["cosine", "onecycle"])
 def test_learning_rate_peaks_after_the_warmup_and_ends_at_zero(sched):
     assert learning_rate_factor(0.2, sched=sched, warmup=0.2) == pytest.approx(1)

@@ -15,9 +15,11 @@ from hetcompress.cli.export import export
 from hetcompress.cli.finetune import finetune
 from hetcompress.cli.listing import list_all
 from hetcompress.cli.prune import prune
+from hetcompress.cli.recipes import RecipeCommand
 from hetcompress.cli.report import report
 from hetcompress.cli.verbosity import show_causes, with_verbosity
 from hetcompress.errors import HetCompressError
+from hetcompress.recipes import COMMANDS
 from hetcompress.version import __version__
 
 __all__ = ["app", "main"]
@@ -60,7 +62,7 @@ for command, name in (
     (demo, "demo"),
     (list_all, "list"),
 ):
-    app.command(name)(with_verbosity(command))
+    app.command(name, cls=RecipeCommand if name in COMMANDS else None)(with_verbosity(command))
 
 
 def main() -> None:

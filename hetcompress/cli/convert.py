@@ -19,6 +19,7 @@ from hetcompress.cli.options import (
     key_values,
     plan_settings,
 )
+from hetcompress.cli.recipes import FromRecipe, recorded
 
 if TYPE_CHECKING:
     from hetcompress.conversion import LayerPlan
@@ -28,6 +29,7 @@ __all__ = ["convert"]
 
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="A state dict: .pt, .pth, .th, .bin or .safetensors.")],
+    recipe: FromRecipe = None,
     run: Run = Path("hetrun"),
     arch: Arch = None,
     arch_arg: Annotated[
@@ -106,7 +108,9 @@ def convert(
         result = pipeline.plan(checkpoint, **settings)
     else:
         plan = plan_settings("fast", target, batch, threads, kernels=kernels)
-        result = pipeline.convert(checkpoint, run=run, plan=plan, force=force, **settings)
+        result = pipeline.convert(
+            checkpoint, run=run, plan=plan, force=force, recipe=recorded(recipe), **settings
+        )  # fmt: skip
     for note in result.notes:
         console.warn(note)
     if json_out:

@@ -21,6 +21,7 @@ from hetcompress.cli.options import (
     Threads,
     plan_settings,
 )
+from hetcompress.cli.recipes import FromRecipe, recorded
 
 __all__ = ["finetune"]
 
@@ -34,6 +35,7 @@ TARGET, SHAPES, TRAINING, DATA, RUNNING = "Target", "Shapes", "Training", "Data"
 
 
 def finetune(
+    recipe: FromRecipe = None,
     data: Data = None,
     data_root: DataRoot = None,
     download: Download = False,
@@ -61,6 +63,10 @@ def finetune(
     ramp: Annotated[
         float, typer.Option(help="Share of stage 1 over which the budget tightens.", rich_help_panel=SHAPES)
     ] = 0.95,
+    calibration: Annotated[
+        float,
+        typer.Option(help="Of method penalty: share of stage 1 whose loss sets its weight.", rich_help_panel=SHAPES),
+    ] = 0.1,
     epochs: Annotated[
         float, typer.Option(help="Passes over the data, both stages; may end in a part.", rich_help_panel=TRAINING)
     ] = 3.5,
@@ -72,7 +78,19 @@ def finetune(
     lr: Annotated[float, typer.Option(help="Highest learning rate.", rich_help_panel=TRAINING)] = 0.03,
     momentum: Annotated[float, typer.Option(rich_help_panel=TRAINING)] = 0.9,
     weight_decay: Annotated[float, typer.Option("--weight-decay", "--wd", rich_help_panel=TRAINING)] = 1e-4,
-    sched: Annotated[str, typer.Option(help="cosine, onecycle or constant.", rich_help_panel=TRAINING)] = "cosine",
+    sched: Annotated[
+        str, typer.Option(help="cosine, onecycle, multistep or constant.", rich_help_panel=TRAINING)
+    ] = "cosine",
+    milestone: Annotated[
+        Optional[list[float]],  # noqa: UP045
+        typer.Option(
+            help="Of sched multistep: share of the run after which the learning rate falls; may be repeated.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    decay_rate: Annotated[
+        float, typer.Option(help="Of sched multistep: what the rate falls by.", rich_help_panel=TRAINING)
+    ] = 0.1,
     warmup: Annotated[
         float, typer.Option(help="Share of the run over which the learning rate rises.", rich_help_panel=TRAINING)
     ] = 0.1,
@@ -131,19 +149,20 @@ def finetune(
     )
     train = TrainSettings(
         epochs=epochs, max_steps=max_steps, batch_size=batch_size, opt=opt, lr=lr, momentum=momentum,
-        weight_decay=weight_decay, sched=sched, warmup=warmup, smoothing=smoothing, distill=distill,
+        weight_decay=weight_decay, sched=sched, warmup=warmup,
+        milestones=tuple(milestone or ()), decay_rate=decay_rate, smoothing=smoothing, distill=distill,
         temperature=temperature, features=features, amp_dtype=amp_dtype, channels_last=channels_last,
         clip_grad=clip_grad, ema=ema, logit_lr=logit_lr, seed=seed,
     )  # fmt: skip
     shapes = ShapeSettings(
         density=density, mac_ratio=mac_ratio, latency_ratio=latency_ratio, method=method, penalty=penalty,
-        stage1=stage1, ramp=ramp,
+        stage1=stage1, ramp=ramp, calibration=calibration,
     )  # fmt: skip
     with console.TrainingProgress() as progress:
         result = pipeline.finetune(
             run, data=settings, train=train, shapes=shapes,
             plan=plan_settings("fast", target, batch, threads, kernels=kernels), arch=arch, stage=stage, resume=resume,
-            checkpoint_every=checkpoint_every, device=device, reporter=progress,
+            checkpoint_every=checkpoint_every, device=device, recipe=recorded(recipe), reporter=progress,
         )  # fmt: skip
     if json_out:
         console.print_json({"command": "finetune", "result": result})

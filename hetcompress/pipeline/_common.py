@@ -14,6 +14,7 @@ from torch import nn
 from hetcompress.artifacts import RunFolder
 from hetcompress.cost import layer_macs
 from hetcompress.data import DataSource, open_data
+from hetcompress.difficulty import TooHard
 from hetcompress.errors import InputError, UsageError
 from hetcompress.evaluation import Accuracy
 from hetcompress.finetuning import Finetuned
@@ -87,6 +88,7 @@ class Pruned:
         mac_ratio: Dense over effective MACs of the whole model.
         accuracies: What was measured, in order (empty without data).
         time: Of the whole model, where time was the target.
+        too_hard: What is to be said of the target, if anything.
     """
 
     run: Path
@@ -94,6 +96,7 @@ class Pruned:
     mac_ratio: float
     accuracies: dict[str, Accuracy]
     time: TimeRatio | None = None
+    too_hard: TooHard | None = None
 
 
 def check_seconds(seconds: float) -> None:
@@ -168,11 +171,12 @@ def finish(
         "mac_ratio": ratio,
         "accuracies": {name: dataclasses.asdict(value) for name, value in result.accuracies.items()},
         "time_ratio": None if time is None else dataclasses.asdict(time),
+        "too_hard": None if result.too_hard is None else dataclasses.asdict(result.too_hard),
     }
     folder.record(stage, results)
     # the state has done its duty; a later finetune of the same settings starts anew
     folder.checkpoint.unlink(missing_ok=True)
-    return Pruned(folder.path, density, ratio, result.accuracies, time)
+    return Pruned(folder.path, density, ratio, result.accuracies, time, result.too_hard)
 
 
 def kept_of(model: nn.Module, spec: InputSpec) -> tuple[float, float]:

@@ -192,6 +192,7 @@ def convert(
     trust_pickle: bool = False,
     ema: bool = False,
     force: bool = False,
+    recipe: Mapping[str, str] | None = None,
 ) -> Converted:
     """Load a checkpoint, convert its convolutions, prove that the function stayed the same, write the run folder.
 
@@ -214,6 +215,7 @@ def convert(
         trust_pickle: Open a pickle that runs code.
         ema: Take the averaged weights of the checkpoint.
         force: Replace an existing run.
+        recipe: What identifies the recipe that these settings came from, for the record.
 
     Raises:
         UsageError: Options that make no sense.
@@ -253,6 +255,18 @@ def convert(
         },
         "stages": {
             "convert": {
+                "recipe": None if recipe is None else dict(recipe),
+                "settings": {
+                    "family": family,
+                    "family_arguments": dict(family_arguments or {}),
+                    "group_out": group_out,
+                    "group_in": group_in,
+                    "granularity": granularity,
+                    "plan": dataclasses.asdict(plan),
+                    "include": list(include),
+                    "exclude": list(exclude),
+                    "ema": ema,
+                },
                 "max_difference": difference,
                 "kept_dense": {layer.name: layer.reason for layer in conversion.layers if not layer.converted},
                 "granularities": {

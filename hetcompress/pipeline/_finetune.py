@@ -44,6 +44,7 @@ def finetune(
     resume: str = "auto",
     checkpoint_every: int = 200,
     device: str = "auto",
+    recipe: Mapping[str, str] | None = None,
     reporter: Reporter | None = None,
 ) -> Pruned:
     """Learn shapes and weights towards the target, prune exactly, recalibrate, train the weights alone.
@@ -59,6 +60,7 @@ def finetune(
         resume: "auto" goes on from a checkpoint of the same settings; "never" starts anew.
         checkpoint_every: Steps between two checkpoints.
         device: "auto", "cpu" or "cuda".
+        recipe: What identifies the recipe that these settings came from, for the record.
         reporter: Hears how it goes.
 
     Raises:
@@ -104,7 +106,8 @@ def finetune(
         device=device,
     )
     time = None if budget is None or pruner is None else timed(folder, result.model, budget, plan)
-    return finish(folder, "finetune", {**settings, "test_note": source.test_note}, result, time)
+    record = {**settings, "recipe": None if recipe is None else dict(recipe), "test_note": source.test_note}
+    return finish(folder, "finetune", record, result, time)
 
 
 def _check(stage: str, resume: str, shapes: ShapeSettings) -> None:

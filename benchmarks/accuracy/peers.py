@@ -1,0 +1,197 @@
+"""Torch-Pruning (`pip install torch-pruning`) under the recipe's data, schedule, epochs and distillation.
+
+`tp-magnitude` prunes at once and trains for all epochs.  `tp-group-norm` and `tp-bn-scale` first train with the
+pruner's own regulariser for half of them, as the authors' script does (100 epochs of 200), then prune and train the
+rest; the learning rate goes on as one schedule.  Pruning is global, to the ratio at which the pruned net's MACs or
+measured time are those of the row of `ours`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from accuracy import BATCHES, accuracies, sizes
+from torch import nn
+
+from hetcompress.artifacts import RunFolder
+from hetcompress.data import DataSource
+from hetcompress.finetuning import finetune
+from hetcompress.goals import ShapeSettings
+from hetcompress.latency import compare_latency, machine
+from hetcompress.lowering import fold_batch_norms
+from hetcompress.models.resnet_cifar import PaddedIdentity
+from hetcompress.pipeline import DataSettings
+from hetcompress.pipeline._common import open_run_data
+from hetcompress.recalibration import recalibrate_
+from hetcompress.recipes import load_recipe
+from hetcompress.surgery import named_modules_of
+from hetcompress.training import Trainer, TrainSettings
+
+SPARSE_SHARE, REGULARISATION = 0.5, 5e-4
+"""Of the authors' script for CIFAR-10."""
+RECALIBRATION = 40
+MOST = 0.98
+ROUNDS = {"macs": 14, "stock": 7, "kernels": 7}
+
+
+def settings_of(options: argparse.Namespace) -> tuple[DataSettings, TrainSettings]:
+    """Return the recipe's settings, with what the command line changes."""
+    given = {key.replace("-", "_"): value for key, value in load_recipe(options.recipe).options["finetune"].items()}
+    given["milestones"] = tuple(given.pop("milestone", ()))
+    by_hand = {name: getattr(options, name) for name in ("epochs", "max_steps", "seed")}
+    given |= {name: value for name, value in by_hand.items() if value is not None}
+    named = {field.name for field in dataclasses.fields(TrainSettings)}
+    train = TrainSettings(**{name: value for name, value in given.items() if name in named})
+    augment = {name: given[name] for name in ("crop_padding", "flip", "cutout", "workers") if name in given}
+    return DataSettings(given["data"], options.data_root, **augment), train
+
+
+def pruner_of(model: nn.Module, example: torch.Tensor, method: str, ratio: float, block: int | None) -> Any:
+    """Return Torch-Pruning's pruner of a model; the output layer keeps its channels.
+
+    Zero-padded shortcuts need the channels of all blocks to stay as they are: there, those inside of blocks are pruned.
+    """
+    ignored: list[nn.Module] = list(named_modules_of(model, nn.Linear).values())[-1:]
+    if named_modules_of(model, PaddedIdentity):
+        convs = named_modules_of(model, nn.Conv2d)
+        ignored += [conv for name, conv in convs.items() if not name.endswith(".conv1")]
+    importance: Any = tp.importance.GroupMagnitudeImportance(p=2)
+    kind, extra = tp.pruner.BasePruner, {}
+    if method == "tp-group-norm":
+        importance = tp.importance.GroupMagnitudeImportance(p=2, normalizer="max")
+        kind, extra = tp.pruner.GroupNormPruner, {"reg": REGULARISATION}
+    if method == "tp-bn-scale":
+        importance = tp.importance.BNScaleImportance()
+        kind, extra = tp.pruner.BNScalePruner, {"reg": REGULARISATION, "group_lasso": True}
+    return kind(
+        model, example, importance=importance, global_pruning=True, pruning_ratio=ratio, ignored_layers=ignored,
+        round_to=block, **extra,
+    )  # fmt: skip
+
+
+class Sparsify:
+    """The pruner's regulariser as a hook of our trainer."""
+
+    def __init__(self, pruner: Any, model: nn.Module) -> None:
+        self.pruner, self.model = pruner, model
+
+    def loss(self, progress: float, task_loss: torch.Tensor) -> None:
+        """Add nothing: the regulariser writes gradients."""
+
+    def after_backward(self, progress: float, step: int) -> None:  # noqa: ARG002
+        """Let it write them."""
+        self.pruner.regularize(self.model)
+
+
+def pruned_to(
+    model: nn.Module, example: torch.Tensor, options: argparse.Namespace, value: Callable[[nn.Module], float],
+    target: float,
+) -> nn.Module:  # fmt: skip
+    """Return the pruned copy whose `value`, which grows with the pruning ratio, is nearest to `target`.
+
+    Where time counts, channels stay in multiples of 8, since runtimes compute in blocks.
+    """
+    low, high, best, distance = 0.0, MOST, model, float("inf")
+    for _ in range(ROUNDS[options.match]):
+        ratio = (low + high) / 2
+        candidate = copy.deepcopy(model)
+        pruner_of(candidate, example, options.method, ratio, None if options.match == "macs" else 8).step()
+        found = value(candidate)
+        low, high = (ratio, high) if found < target else (low, ratio)
+        if abs(found - target) < distance:
+            best, distance = candidate, abs(found - target)
+        print(f"channel ratio {ratio:.4f}: {options.match} {found:.3f}, wanted {target:.3f}", flush=True)
+    return best
+
+
+def target_of(options: argparse.Namespace, key: dict[str, Any], rows: list[dict[str, Any]]) -> float:
+    """Return what the row of ours reached."""
+    wanted = {**{name: value for name, value in key.items() if name != "match"}, "method": "ours"}
+    ours = next((row for row in rows if row["key"] == wanted), None)
+    if ours is None:
+        raise SystemExit(f"make the row of ours first: {wanted}")
+    if options.match == "macs":
+        return float(ours["mac_ratio_executed"])
+    if options.match not in ours["time"]:
+        raise SystemExit(f"the row of ours has no time of {options.match}")
+    ratio = float(ours["time"][options.match][0]["ratio"])  # at batch 1
+    if ratio <= 1:
+        raise SystemExit(f"the row of ours is not faster than the dense net with {options.match}: nothing to match")
+    return ratio
+
+
+def pruned(
+    options: argparse.Namespace, folder: RunFolder, data: DataSource, train: TrainSettings, first: int, total: int,
+    target: float,
+) -> nn.Module:  # fmt: skip
+    """Return the pruned net, trained sparsely up to step `first`."""
+    size = folder.input_spec.size
+    example, device = torch.zeros(1, *size), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, teacher = folder.dense_model().to(device), folder.dense_model().to(device)
+    if first:
+        sparse = dataclasses.replace(train, weight_decay=0.0)  # as the authors' script has it: one penalty is enough
+        trainer = Trainer(model, data, sparse, total_steps=total, teacher=teacher, device=device)
+        hook = Sparsify(pruner_of(model, example.to(device), options.method, 0.5, None), model)
+        trainer.run(0, first, stage=(0, first), hook=hook, after_step=lambda _step: None)
+    dense = fold_batch_norms(folder.dense_model(), example)
+
+    def value(net: nn.Module) -> float:
+        if options.match == "macs":
+            return sizes(dense, net, size)["mac_ratio_effective"]
+        return times(dense, net, size, 0.5)[0]["ratio"]
+
+    found = pruned_to(model.cpu().eval(), example, options, value, target).to(device)
+    batches = data.train_batches(train.batch_size, seed=train.seed, epoch=math.ceil(train.epochs))
+    recalibrate_(found, (images.to(device) for (images, _), _i in zip(batches, range(RECALIBRATION), strict=False)))
+    return found.cpu()
+
+
+def times(dense: nn.Module, net: nn.Module, size: tuple[int, int, int], seconds: float) -> list[dict[str, Any]]:
+    """Return the measured time ratios of a plain net in onnxruntime, batch 1 first."""
+    folded = fold_batch_norms(copy.deepcopy(net).eval(), torch.zeros(1, *size))
+    return [
+        one.to_json()
+        for one in compare_latency(dense, folded, size, batches=BATCHES, runtimes=("onnxruntime",), seconds=seconds)
+    ]
+
+
+def peer_row(
+    options: argparse.Namespace, key: dict[str, Any], rows: list[dict[str, Any]], run: Path
+) -> dict[str, Any]:  # fmt: skip
+    """Train by Torch-Pruning's way; return the row."""
+    target = target_of(options, key, rows)
+    folder = RunFolder.open(run)
+    settings, train = settings_of(options)
+    data = open_run_data(folder, settings)
+    total = round(train.epochs * (data.train_size // train.batch_size))
+    total = min(total, train.max_steps or total)
+    first = 0 if options.method == "tp-magnitude" else round(SPARSE_SHARE * total)
+    kept = run / "pruned.pt"
+    if not kept.exists():
+        torch.manual_seed(train.seed)
+        torch.save(pruned(options, folder, data, train, first, total, target), kept)
+    net = torch.load(kept, weights_only=False)  # written by this script
+    teacher, size = folder.dense_model(), folder.input_spec.size
+    result = finetune(
+        net, teacher, data, train=train, shapes=ShapeSettings(), first_step=first, fingerprint=json.dumps(key),
+        checkpoint=folder.checkpoint, device="cuda" if torch.cuda.is_available() else "cpu",
+    )  # fmt: skip
+    measured_ones = {name: dataclasses.asdict(value) for name, value in result.accuracies.items()}
+    dense = fold_batch_norms(teacher, torch.zeros(1, *size))
+    both = sizes(teacher, result.model, size)
+    return {
+        **accuracies(measured_ones, result.epochs), **both, "mac_ratio_executed": both["mac_ratio_effective"],
+        "matched": {"what": options.match, "target": target},
+        "time": {"stock": times(dense, result.model, size, options.seconds)} if options.seconds else {},
+        "machine": dataclasses.asdict(machine()), "split": data.test_note or "all test images",
+        "settings": {"train": dataclasses.asdict(train)},
+    }  # fmt: skip

@@ -1,0 +1,155 @@
+"""``--recipe``: a file's values in place of the options' own defaults; what is given by hand wins."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Optional, Union, get_args, get_origin, get_type_hints
+
+import typer
+from typer.core import TyperCommand
+from typer.models import OptionInfo
+
+from hetcompress.errors import InputError, UsageError
+from hetcompress.recipes import load_recipe
+from hetcompress.registry import suggestion
+
+__all__ = ["FromRecipe", "RecipeCommand", "recorded"]
+
+BY_HAND = {
+    "--recipe",
+    "--run",
+    "--force",
+    "--dry-run",
+    "--json",
+    "--quiet",
+    "--verbose",
+    "--trust-pickle",
+    "--download",
+    "--help",
+}
+"""What a file may not decide: where things lie, what is shown or replaced, whether code runs or data is fetched."""
+
+TARGETS = ("density", "mac_ratio", "latency_ratio")
+DISPLACED = {
+    **{target: tuple(other for other in TARGETS if other != target) for target in TARGETS},
+    **dict.fromkeys(("family_arg", "group_out", "group_in"), ("granularity",)),
+    "family": ("granularity", "family_arg"),
+    "granularity": ("family", "family_arg", "group_out", "group_in"),
+    "method": ("penalty",),
+    "sched": ("milestone",),
+    "stage": TARGETS,
+}
+"""What a recipe says no more when the user gives another option that excludes it."""
+
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def _apply(context: Any, value: str | None) -> str | None:  # typer hands over its own, private class of context
+    """Make a recipe's values the defaults of the options that are read after this one."""
+    if value is None or context.resilient_parsing:
+        return value
+    options = _options(context)
+    hints = get_type_hints(_function(context), include_extras=True)
+    defaults: dict[str, Any] = {}
+    for key, given in load_recipe(value).options[context.info_name or ""].items():
+        where = f"recipe {value}, key {key}"
+        if key not in options:
+            by_hand = f"--{key}" in BY_HAND
+            raise InputError(
+                where, expected=f"an option of `hetcompress {context.info_name}`", found=f"'{key}'",
+                fix="leave it out; it is given on the command line alone" if by_hand else suggestion(key, [*options]),
+            )  # fmt: skip
+        defaults[options[key]] = _checked(where, hints[options[key]], given)
+    context.default_map = defaults
+    return value
+
+
+def _options(context: Any) -> dict[str, str]:
+    """Return the parameter of each long option that a recipe may give, by its name there."""
+    return {
+        option.removeprefix("--"): str(parameter.name)
+        for parameter in context.command.params
+        for option in parameter.opts
+        if option.startswith("--") and not BY_HAND.intersection(parameter.opts)
+    }
+
+
+def _function(context: Any) -> Callable[..., Any]:
+    function: Callable[..., Any] = inspect.unwrap(context.command.callback)
+    return function
+
+
+def _checked(where: str, hint: Any, value: Any) -> Any:
+    """Return a value as the command line's own parser takes it, after checking it against the option's annotation."""
+    kind, info = get_args(hint)[:2]
+    if get_origin(kind) in (Union, types.UnionType):
+        kind = next(one for one in get_args(kind) if one is not type(None))
+    least = info.min if isinstance(info, OptionInfo) else None
+    if get_origin(kind) not in (list, tuple):
+        return _one(where, kind, least, value)
+    kinds = get_args(kind)
+    if not isinstance(value, list) or (get_origin(kind) is tuple and len(value) != len(kinds)):
+        count = f"{len(kinds)} values" if get_origin(kind) is tuple else "values"
+        raise InputError(where, expected=f"a list of {count}", found=repr(value))
+    return [_one(where, kinds[0], least, one) for one in value]
+
+
+def _one(where: str, kind: type, least: float | None, value: Any) -> Any:
+    wanted: type = kind if kind in KINDS else str  # paths are texts
+    # a number may stand for a text ("group-out" is one or "all"), and a whole number for any
+    fits = isinstance(value, wanted if wanted in (bool, int) else (wanted, int, float))
+    if not fits or (isinstance(value, bool) and wanted is not bool) or (least is not None and value < least):
+        expected = KINDS[wanted] + (f" of at least {least:g}" if least is not None else "")
+        raise InputError(where, expected=expected, found=repr(value))
+    return str(value) if wanted is str else value
+
+
+class RecipeCommand(TyperCommand):
+    """A command with ``--recipe``: options by hand displace what excludes them; bad values are laid to the file."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        recipe = ctx.params.get("recipe")
+        if recipe is None:
+            return super().invoke(ctx)
+        sources = {name: ctx.get_parameter_source(name).name for name in ctx.params}
+        own = inspect.signature(_function(ctx)).parameters
+        for name in (name for name, source in sources.items() if source == "COMMANDLINE"):
+            for other in DISPLACED.get(name, ()):
+                if sources.get(other) == "DEFAULT_MAP":
+                    ctx.params[other], sources[other] = own[other].default, "DEFAULT"
+        options = {parameter: key for key, parameter in _options(ctx).items()}
+        told = {options[name]: ctx.params[name] for name, source in sources.items() if source == "DEFAULT_MAP"}
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            key = _to_blame(str(error), told)
+            if key is None:
+                raise
+            raise InputError(f"recipe {recipe}, key {key}: {error}") from None
+
+
+def _to_blame(message: str, told: Mapping[str, Any]) -> str | None:
+    """Return the key of a recipe that an error speaks of, by its option or by its value."""
+    by_option = (key for key in told if message.startswith((f"--{key}:", f"--{key} ")))
+    by_value = (key for key, value in told.items() if isinstance(value, str) and f"'{value}'" in message)
+    return next(by_option, next(by_value, None))
+
+
+FromRecipe = Annotated[
+    Optional[str],  # noqa: UP045  typer reads Optional[...] on every supported Python
+    typer.Option(
+        "--recipe",
+        metavar="NAME|FILE.toml",
+        is_eager=True,
+        callback=_apply,
+        help="Take options from a recipe (`hetcompress list recipes`) or a file; those given here win.",
+    ),
+]
+
+
+def recorded(recipe: str | None) -> dict[str, str] | None:
+    """Return what a run folder keeps of the recipe that was used."""
+    return None if recipe is None else load_recipe(recipe).to_json()

@@ -1,0 +1,62 @@
+"""Is a target too hard?  Said when shapes are fixed and recalibrated, before the long stage 2 is spent on it.
+
+Stage 2 mends what pruning broke, but not all: nets that kept more than three quarters of their source's accuracy after
+recalibration ended within two points of it (ResNet-20, one to four epochs), so where more is lost a note is due.  What
+is lost grows with the logarithm of the ratio, slowly at first and faster later; a straight line through nothing lost at
+ratio 1 and what was lost at ratio r therefore overrates the loss in between, and the ratio where it reaches the limit,
+``r ** (limit / lost)``, may be expected to keep it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from hetcompress.budgets import Budget
+from hetcompress.evaluation import Accuracy
+
+__all__ = ["TooHard", "too_hard"]
+
+LIMIT = 0.25
+"""Share of the source's accuracy that may be lost without a note."""
+
+BEFORE, AFTER = "source", "after recalibration"
+
+
+@dataclasses.dataclass(frozen=True)
+class TooHard:
+    """A target after which little is left of the source's accuracy.
+
+    Attributes:
+        unit: "density", "MAC ratio" or "time ratio".
+        target: As it was asked for.
+        easier: The next easier target of the same unit that is worth a try.
+        lost: Share of the source's accuracy that was gone after recalibration.
+    """
+
+    unit: str
+    target: float
+    easier: float
+    lost: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.unit} {self.target:g} is hard for this model: after recalibration {self.lost:.0%} of the source's "
+            f"accuracy is gone, and training the weights may not bring it back; next easier to try: {self.unit} "
+            f"{self.easier:.3g}, or more epochs, or finer groups"
+        )
+
+
+def too_hard(budget: Budget, accuracies: Mapping[str, Accuracy]) -> TooHard | None:
+    """Return what is to be said of a target, or None where it is not too hard, or nothing was measured.
+
+    Args:
+        budget: What was pruned to.
+        accuracies: What fine-tuning has measured, by its name.
+    """
+    if BEFORE not in accuracies or AFTER not in accuracies or accuracies[BEFORE].correct == 0:
+        return None
+    lost = 1 - accuracies[AFTER].percent / accuracies[BEFORE].percent
+    if lost <= LIMIT:
+        return None
+    return TooHard(budget.unit, budget.target, budget.target ** (LIMIT / lost), lost)

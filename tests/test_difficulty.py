@@ -1,0 +1,38 @@
+"""When a target is called too hard, and what is named instead."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hetcompress.budgets import Budget
+from hetcompress.difficulty import LIMIT, too_hard
+from hetcompress.evaluation import Accuracy
+
+
+def budget(unit, target):
+    return Budget({}, 0.0, 1.0, 1.0, unit, target, 1.0)
+
+
+def accuracies(source, after):
+    return {"source": Accuracy(source, 1000, 0.0), "after recalibration": Accuracy(after, 1000, 0.0)}
+
+
+@given(st.integers(1, 1000), st.integers(0, 1000), st.floats(1.001, 1000))
+def test_the_next_target_is_easier_and_no_easier_than_it_must_be(source, after, ratio):
+    said = too_hard(budget("MAC ratio", ratio), accuracies(source, after))
+    if after >= (1 - LIMIT) * source + 1e-6:
+        assert said is None
+    elif said is not None:
+        assert ratio**LIMIT - 1e-9 <= said.easier < ratio
+
+
+def test_twice_the_limit_halves_the_ratio_on_its_scale():
+    said = too_hard(budget("MAC ratio", 9.0), accuracies(1000, 500))
+    assert said.easier == pytest.approx(3.0)
+    assert too_hard(budget("density", 0.04), accuracies(1000, 500)).easier == pytest.approx(0.2)
+    assert "MAC ratio 9 is hard for this model: after recalibration 50% of the source's accuracy is gone" in str(said)
+
+
+def test_nothing_is_said_of_what_was_not_measured():
+    assert too_hard(budget("density", 0.1), {}) is None
+    assert too_hard(budget("density", 0.1), accuracies(0, 0)) is None
