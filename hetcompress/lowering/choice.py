@@ -1,4 +1,4 @@
-"""Lower a whole model: fold batch norms, choose a form for each pruned layer, prove that nothing changed."""
+"""Lower a whole model: tidy its channels, choose a form for each pruned layer, prove that nothing changed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from hetcompress.errors import VerificationError
 from hetcompress.lowering.base import LOWERINGS
 from hetcompress.lowering.choosers import Chooser, FewestMacs
-from hetcompress.lowering.dead_channels import remove_dead_channels
-from hetcompress.lowering.folding import fold_batch_norms
 from hetcompress.lowering.pieces import conv_weights
+from hetcompress.lowering.tidying import tidied
 from hetcompress.nn import HetConv2d
 from hetcompress.surgery import named_modules_of, replace_modules_
 
@@ -96,13 +95,12 @@ def lower(
         VerificationError: A form, or the whole, computes something else.
     """
     chooser = chooser or FewestMacs()
-    folded = fold_batch_norms(model, example_input)
-    weights = {name: layer.weight.numel() for name, layer in named_modules_of(folded, HetConv2d).items()}
-    folded = remove_dead_channels(folded, example_input)
-    shapes = input_shapes(folded, example_input)
+    weights = {name: layer.weight.numel() for name, layer in named_modules_of(model, HetConv2d).items()}
+    tidy = tidied(model, example_input)
+    shapes = input_shapes(tidy, example_input)
     forms: dict[str, nn.Module] = {}
     layers = []
-    for name, layer in named_modules_of(folded, HetConv2d).items():
+    for name, layer in named_modules_of(tidy, HetConv2d).items():
         shape, positions = shapes.get(name, ((1, layer.in_channels, 16, 16), 0))
         candidates, refused = forms_of(layer, ("dense",) if name in dense else rules)
         choice = chooser.choose(candidates, shape[1:])
@@ -120,7 +118,7 @@ def lower(
         executed = conv_weights(form) * positions
         full = weights[name] * positions
         layers.append(LoweredLayer(name, choice.form, full, executed, refused, choice.costs, chooser.unit))
-    lowered = replace_modules_(copy.deepcopy(folded), forms).eval()
+    lowered = replace_modules_(copy.deepcopy(tidy), forms).eval()
     return Lowered(lowered, tuple(layers), _verify_model(model, lowered, example_input))
 
 

@@ -89,7 +89,8 @@ def _group_branch(whole: Piece, pieces: list[Piece], more: list[list[int]], weig
         groups=len(pieces),
     )  # fmt: skip
     channels = [piece.channels[c] for piece, chosen in zip(pieces, more, strict=True) for c in chosen]
-    return Branch(conv, channels, Pad(rest) if any(rest) else None)
+    everything = channels == list(range(whole.in_channels))
+    return Branch(conv, None if everything else channels, Pad(rest) if any(rest) else None)
 
 
 @LOWERINGS.register("filter-split")
