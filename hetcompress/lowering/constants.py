@@ -43,16 +43,18 @@ def fold_constants(model: nn.Module, example_input: Float[Tensor, "n c h w"]) ->
     constants = [torch.full((size,), UNKNOWN, dtype=torch.float64) for size in flow.channels]
     replacements: dict[str, nn.Module] = {}
     for step in flow.steps:
-        if step.makes is None or step.makes in changeable or step.kind not in ("conv", "channelwise"):
+        if step.makes is None or step.kind not in ("conv", "channelwise"):
             continue
         conv = model.get_submodule(step.module) if step.module else None
         if isinstance(conv, nn.Conv2d):
             folded = _folded(conv, constants[step.reads[0]])
             if folded is not conv:
                 replacements[step.module] = folded
-            constants[step.makes] = _biases(folded)
+            made = _biases(folded)
         else:
-            constants[step.makes] = _through(step, [constants[value] for value in step.reads], flow)
+            made = _through(step, [constants[value] for value in step.reads], flow)
+        if step.makes not in changeable:
+            constants[step.makes] = made
     return replace_modules_(copy.deepcopy(model), replacements)
 
 

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hetcompress.lowering.flow import Flow, Lane, Step
+from hetcompress.lowering.flow import Flow, Lane
+from hetcompress.lowering.pieces import BLOCK, aligned
 from hetcompress.lowering.rewiring import kernels_of, rewired
 from hetcompress.nn import HetConv2d
 
@@ -71,7 +72,7 @@ def _live(model: nn.Module, flow: Flow) -> list[Bool[Tensor, " _"]]:
 
 
 def _kept(model: nn.Module, flow: Flow) -> list[Bool[Tensor, " _"]]:
-    """Return what stays: what is alive, what is tied to it, what unknown steps make, and the rest of channel groups."""
+    """Return what stays: what is alive, what is tied to it, what unknown steps make, and what evens groups out."""
     kept = _live(model, flow)
     for step in flow.steps:
         if step.kind == "other" and step.makes is not None:
@@ -81,19 +82,27 @@ def _kept(model: nn.Module, flow: Flow) -> list[Bool[Tensor, " _"]]:
     while before != (before := sum(int(mask.sum()) for mask in kept)):
         for step in flow.steps:
             if step.kind == "conv" and step.makes is not None:
-                kept[step.makes][:] = _whole_groups(model, step, kept[step.makes])
+                kept[step.makes][:] = _evened(model.get_submodule(step.module), kept[step.makes])
         spread_(kept, ties, torch.logical_or)
     return kept
 
 
-def _whole_groups(model: nn.Module, step: Step, kept: Bool[Tensor, " filters"]) -> Bool[Tensor, " filters"]:
-    """Return all filters of a channel group of which one stays, since kernels align to groups; one group at least."""
-    conv = model.get_submodule(step.module)
+def _evened(conv: nn.Module, kept: Bool[Tensor, " filters"]) -> Bool[Tensor, " filters"]:
+    """Return the filters that stay of a convolution: some at least, a number that runtimes like.
+
+    Of several channel groups each that stays keeps as many, in whole blocks: group convolutions and kernels for blocks
+    of filters take no others.
+    """
     kept = kept.clone()
     kept[0] |= not kept.any()
-    if not isinstance(conv, HetConv2d):
+    if not isinstance(conv, HetConv2d) or conv.channel_groups.out_groups == 1:
+        kept[aligned(kept.nonzero().flatten().tolist(), len(kept))] = True
         return kept
-    group = conv.channel_groups.out_index()
-    if conv.channel_groups.out_groups == 1:
-        return kept
-    return torch.isin(group, group[kept])
+    groups = [conv.channel_groups.out_index() == group for group in range(conv.channel_groups.out_groups)]
+    most = max(int(kept[group].sum()) for group in groups)
+    size = -(-most // BLOCK) * BLOCK
+    for group in groups:
+        if kept[group].any():
+            spare = (group & ~kept).nonzero().flatten()
+            kept[spare[: size - int(kept[group].sum())]] = True
+    return kept
