@@ -203,6 +203,9 @@ class LayerNodes:
 
     @emit.register
     def _(self, module: Branch, x: str) -> str:
+        if module.span is not None:
+            start, end = (self.constant([place]) for place in module.span)
+            x = self.node("Slice", x, start, end, self.constant([1]))
         if module.channels is not None:
             x = self.node("Gather", x, self.constant(module.channels), axis=1)
         grow, pad = (0, 0, 0, 0), module.pad

@@ -1,4 +1,4 @@
-"""Lower a whole model: fold batch norms, choose a form for each pruned layer, prove that nothing changed."""
+"""Lower a whole model: tidy its channels, choose a form for each pruned layer, prove that nothing changed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from hetcompress.errors import VerificationError
 from hetcompress.graphs import evaluating
 from hetcompress.lowering.base import LOWERINGS
 from hetcompress.lowering.choosers import Chooser, FewestMacs
-from hetcompress.lowering.dead_channels import remove_dead_channels
-from hetcompress.lowering.folding import fold_batch_norms
 from hetcompress.lowering.pieces import conv_weights
+from hetcompress.lowering.tidying import tidied
 from hetcompress.nn import HetConv2d
 from hetcompress.surgery import copy_with, named_modules_of
 
@@ -97,13 +96,12 @@ def lower(
         VerificationError: A form, or the whole, computes something else.
     """
     chooser = chooser or FewestMacs()
-    folded = fold_batch_norms(model, example_input)
-    weights = {name: layer.weight.numel() for name, layer in named_modules_of(folded, HetConv2d).items()}
-    folded = remove_dead_channels(folded, example_input)
-    shapes = input_shapes(folded, example_input)
+    weights = {name: layer.weight.numel() for name, layer in named_modules_of(model, HetConv2d).items()}
+    tidy = tidied(model, example_input)
+    shapes = input_shapes(tidy, example_input)
     forms: dict[str, nn.Module] = {}
     layers = []
-    for name, layer in named_modules_of(folded, HetConv2d).items():
+    for name, layer in named_modules_of(tidy, HetConv2d).items():
         shape, positions = shapes.get(name, ((1, layer.in_channels, 16, 16), 0))
         candidates, refused = forms_of(layer, ("dense",) if name in dense else rules)
         choice = chooser.choose(candidates, shape[1:])
@@ -121,7 +119,7 @@ def lower(
         executed = conv_weights(form) * positions
         full = weights[name] * positions
         layers.append(LoweredLayer(name, choice.form, full, executed, refused, choice.costs, chooser.unit))
-    lowered = copy_with(folded, forms).eval()
+    lowered = copy_with(tidy, forms).eval()
     return Lowered(lowered, tuple(layers), _verify_model(model, lowered, example_input))
 
 

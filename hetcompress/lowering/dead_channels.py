@@ -1,139 +1,108 @@
-"""Dead channels: filters whose output no later convolution reads are not computed.
+"""Dead channels: what no later step reads is not computed.
 
-Where all that reads a convolution A is a pruned convolution B, through functions that treat each channel by itself,
+A channel of a value is alive if an unknown step reads it, if a living filter has a weight for it, or if a living
+channel was made of it.  So liveness goes through the steps from the last to the first.
 
-    B(f(A(x))) = B[:, alive](f(A[alive](x)))
-
-with the channels of which B keeps a tap.  A then reads less too, so the model is gone through from its end.
+Values that are tied, as all addends of a sum and the sum itself, lose a channel together or not at all: a channel of a
+residual stream goes only if nothing reads it anywhere.
 """
 
 from __future__ import annotations
 
-import copy
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hetcompress.lowering.readers import Readers
-from hetcompress.nn import HetConv2d, conv_arguments
-from hetcompress.surgery import replace_modules_
+from hetcompress.lowering.flow import Flow, Lane
+from hetcompress.lowering.pieces import BLOCK, aligned
+from hetcompress.lowering.rewiring import kernels_of, rewired
+from hetcompress.nn import HetConv2d
 
-__all__ = ["remove_dead_channels"]
-
-CHANNELWISE = {
-    "relu", "relu_", "relu6", "hardtanh", "hardtanh_", "leaky_relu", "leaky_relu_", "elu", "elu_", "gelu", "silu",
-    "hardswish", "hardsigmoid", "mish", "tanh", "sigmoid", "clamp", "dropout", "max_pool2d", "max_pool2d_with_indices",
-    "_max_pool2d", "avg_pool2d",
-}  # fmt: skip
-"""Functions each of whose output channels depends on the same channel of the input alone."""
-
-
-class _Provenance(Readers):
-    """Follows the outputs of convolutions through functions that keep channels apart."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.source: dict[int, tuple[str, tuple[int, ...]]] = {}
-        """By tensor: the convolution it comes from, and the tensors on the way."""
-
-    def start(self, name: str, tensor: Tensor) -> None:
-        self.watch(tensor)
-        self.source[id(tensor)] = (name, (id(tensor),))
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = super().__torch_function__(func, types, args, kwargs)
-        first = args[0] if args else None
-        if getattr(func, "__name__", "") in CHANNELWISE and isinstance(output, Tensor) and id(first) in self.source:
-            name, way = self.source[id(first)]
-            if output is first:  # in place: the same tensor is read once more
-                self.reads[id(first)] -= 1
-            else:
-                self.watch(output)
-                self.source[id(output)] = (name, (*way, id(output)))
-        return output
-
-
-@torch.no_grad()
-def _chains(model: nn.Module, example_input: Tensor) -> list[tuple[str, str]]:
-    """Return convolutions and the pruned convolutions that alone read them, in the order of the readers."""
-    provenance = _Provenance()
-    runs: dict[str, int] = {}
-    found: list[tuple[str, str, tuple[int, ...]]] = []
-    handles = []
-    for name, module in model.named_modules():
-        if type(module) not in (nn.Conv2d, HetConv2d):
-            continue
-
-        def before(module: nn.Module, inputs: Any, name: str = name) -> None:
-            runs[name] = runs.get(name, 0) + 1
-            if isinstance(module, HetConv2d) and id(inputs[0]) in provenance.source:
-                found.append((provenance.source[id(inputs[0])][0], name, provenance.source[id(inputs[0])][1]))
-
-        def after(_module: nn.Module, _inputs: Any, output: Tensor, name: str = name) -> None:
-            provenance.start(name, output)
-
-        handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
-    try:
-        with provenance:
-            model(example_input)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [
-        (producer, reader)
-        for producer, reader, way in found
-        if runs[producer] == runs[reader] == 1 and all(provenance.reads[tensor] == 1 for tensor in way)
-    ]
+__all__ = ["remove_dead_channels", "spread_"]
 
 
 def remove_dead_channels(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> nn.Module:
-    """Return a copy without the filters that nothing reads; it computes the same function.
+    """Return a copy without the channels that nothing reads; it computes the same function.
 
     Args:
-        model: In eval mode, with `HetConv2d` layers.
+        model: In eval mode.
         example_input: Images for one run.
     """
-    new = copy.deepcopy(model)
-    for producer_name, reader_name in reversed(_chains(new, example_input)):
-        producer, reader = new.get_submodule(producer_name), new.get_submodule(reader_name)
-        assert isinstance(producer, nn.Conv2d)
-        assert isinstance(reader, HetConv2d)
-        if producer.groups > 1 or reader.groups > 1:
-            continue
-        alive = _whole_groups(producer, reader.mask().sum((0, 2, 3)) > 0).nonzero().flatten()
-        if 0 < len(alive) < reader.in_channels:
-            everything = torch.arange(reader.out_channels)
-            replace_modules_(
-                new,
-                {
-                    producer_name: _part(producer, alive, torch.arange(producer.in_channels)),
-                    reader_name: _part(reader, everything, alive),
-                },
-            )
-    return new
+    flow = Flow.of(model, example_input)
+    return rewired(model, flow, [kept.nonzero().flatten() for kept in _kept(model, flow)])
 
 
-def _whole_groups(producer: nn.Conv2d, alive: Bool[Tensor, " filters"]) -> Bool[Tensor, " filters"]:
-    """Return which filters stay: all of a channel group of which one is alive, since kernels align to groups."""
-    if not isinstance(producer, HetConv2d) or producer.channel_groups.out_groups == 1:
-        return alive
-    group = torch.arange(len(alive)) // int(producer.channel_groups.group_out)
-    living = torch.zeros(producer.channel_groups.out_groups, dtype=torch.bool)
-    living[group[alive]] = True
-    return living[group]
+def spread_(values: Sequence[Tensor], ties: Iterable[list[Lane]], join: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Give tied channels one common entry, in place.
+
+    Args:
+        values: For each value an entry for each channel.
+        ties: Lanes that hold the same channels.
+        join: Makes one entry of two, element by element; idempotent and associative.
+    """
+    ties = list(ties)
+    changed = True
+    while changed:
+        changed = False
+        for lanes in ties:
+            common = values[lanes[0][0]][lanes[0][1]].clone()
+            for value, part in lanes[1:]:
+                common = join(common, values[value][part])
+            for value, part in lanes:
+                changed = changed or not torch.equal(values[value][part], common)
+                values[value][part] = common
 
 
-@torch.no_grad()
-def _part(conv: nn.Conv2d, filters: Tensor, channels: Tensor) -> nn.Conv2d:
-    """Return some filters of a convolution without groups over some of its input channels."""
-    arguments = conv_arguments(conv) | {"in_channels": len(channels), "out_channels": len(filters)}
-    if isinstance(conv, HetConv2d):
-        pruned = HetConv2d(1, 1, **arguments)
-        pruned.kernel_shapes.copy_(conv.mask()[filters][:, channels] > 0)
-    part = pruned if isinstance(conv, HetConv2d) else nn.Conv2d(**arguments)
-    part.weight.copy_(conv.weight[filters][:, channels])
-    if conv.bias is not None and part.bias is not None:
-        part.bias.copy_(conv.bias[filters])
-    return part.train(conv.training)
+def _live(model: nn.Module, flow: Flow) -> list[Bool[Tensor, " _"]]:
+    live = [torch.zeros(size, dtype=torch.bool) for size in flow.channels]
+    for step in reversed(flow.steps):
+        if step.kind == "conv" and step.makes is not None:
+            conv = model.get_submodule(step.module)
+            assert isinstance(conv, nn.Conv2d)
+            live[step.reads[0]] |= (kernels_of(conv)[live[step.makes]] != 0).any((0, 2, 3))
+        elif step.kind == "other":
+            for value in step.reads:
+                live[value][:] = True
+        for *read, (made, part) in step.ties(flow.channels):
+            for value, of_value in read:
+                live[value][of_value] |= live[made][part]
+    return live
+
+
+def _kept(model: nn.Module, flow: Flow) -> list[Bool[Tensor, " _"]]:
+    """Return what stays: what is alive, what is tied to it, what unknown steps make, and what evens groups out."""
+    kept = _live(model, flow)
+    for step in flow.steps:
+        if step.kind == "other" and step.makes is not None:
+            kept[step.makes][:] = True
+    ties = [lanes for step in flow.steps for lanes in step.ties(flow.channels)]
+    before = -1
+    while before != (before := sum(int(mask.sum()) for mask in kept)):
+        for step in flow.steps:
+            if step.kind == "conv" and step.makes is not None:
+                kept[step.makes][:] = _evened(model.get_submodule(step.module), kept[step.makes])
+        spread_(kept, ties, torch.logical_or)
+    return kept
+
+
+def _evened(conv: nn.Module, kept: Bool[Tensor, " filters"]) -> Bool[Tensor, " filters"]:
+    """Return the filters that stay of a convolution: some at least, a number that runtimes like.
+
+    Of several channel groups each that stays keeps as many, in whole blocks: group convolutions and kernels for blocks
+    of filters take no others.
+    """
+    kept = kept.clone()
+    kept[0] |= not kept.any()
+    if not isinstance(conv, HetConv2d) or conv.channel_groups.out_groups == 1:
+        kept[aligned(kept.nonzero().flatten().tolist(), len(kept))] = True
+        return kept
+    groups = [conv.channel_groups.out_index() == group for group in range(conv.channel_groups.out_groups)]
+    most = max(int(kept[group].sum()) for group in groups)
+    size = -(-most // BLOCK) * BLOCK
+    for group in groups:
+        if kept[group].any():
+            spare = (group & ~kept).nonzero().flatten()
+            kept[spare[: size - int(kept[group].sum())]] = True
+    return kept

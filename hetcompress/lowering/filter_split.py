@@ -13,7 +13,7 @@ from torch import nn
 
 from hetcompress.lowering.base import LOWERINGS, Lowering, Verdict
 from hetcompress.lowering.crop import cropped
-from hetcompress.lowering.pieces import Box, Geometry, Piece, conv_weights, pieces_of, split_padding, surrounded
+from hetcompress.lowering.pieces import BLOCK, Box, Geometry, Piece, conv_weights, pieces_of, split_padding, surrounded
 from hetcompress.lowering.pointwise_plus import pointwise_plus
 from hetcompress.lowering.shape_sum import shape_sum
 from hetcompress.lowering.tap_gemm import tap_gemm
@@ -75,6 +75,8 @@ def grouped(layer: HetConv2d, sets: list[list[int]], pieces: list[Piece]) -> nn.
 def _evened(more: list[list[int]], pieces: list[Piece]) -> list[list[int]]:
     """Return sets of channels of one size: the smaller ones get others of their piece, whose weights there are zero."""
     most = max(len(channels) for channels in more)
+    most = -(-most // BLOCK) * BLOCK if most > BLOCK else most
+    most = min(most, *(len(piece.channels) for piece in pieces))
     return [
         channels + sorted(set(range(len(piece.channels))) - set(channels))[: most - len(channels)]
         for channels, piece in zip(more, pieces, strict=True)
@@ -89,7 +91,8 @@ def _group_branch(whole: Piece, pieces: list[Piece], more: list[list[int]], weig
         groups=len(pieces),
     )  # fmt: skip
     channels = [piece.channels[c] for piece, chosen in zip(pieces, more, strict=True) for c in chosen]
-    return Branch(conv, channels, Pad(rest) if any(rest) else None)
+    everything = channels == list(range(whole.in_channels))
+    return Branch(conv, None if everything else channels, Pad(rest) if any(rest) else None)
 
 
 @LOWERINGS.register("filter-split")

@@ -1,62 +1,36 @@
 """Folding batch norms into the convolutions before them, without tracing the model.
 
-In evaluation ``bn(conv(x, W) + b) = conv(x, W * s) + (b - mean) * s + beta`` with ``s = gamma / sqrt(var + eps)``.  The
-model is run once.  A pair is folded only if the norm's input is the convolution's output, nothing else reads that
-output, and both run once.
+In evaluation ``bn(conv(x, W) + b) = conv(x, W * s) + (b - mean) * s + beta`` with ``s = gamma / sqrt(var + eps)``.  A
+pair is folded only if the norm's input is the convolution's output, nothing else reads that output, and both run once.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from hetcompress.graphs import evaluating
-from hetcompress.lowering.readers import Readers
-from hetcompress.nn import HetConv2d
+from hetcompress.lowering.flow import Flow
 from hetcompress.surgery import copy_with, named_modules_of
 
 __all__ = ["fold_batch_norms"]
 
-FOLDABLE = (nn.Conv2d, HetConv2d)
 
-
-@torch.no_grad()
 def _pairs(model: nn.Module, example_input: Tensor) -> list[tuple[str, str]]:
     """Return the names of convolutions and of the norms that alone read them."""
-    readers = Readers()
-    made_by: dict[int, str] = {}
-    runs: dict[str, int] = {}
-    pairs: list[tuple[str, str, int]] = []
-    handles = []
-    for name, module in model.named_modules():
-        runs[name] = 0
-
-        def before(_module: nn.Module, inputs: Any, name: str = name) -> None:
-            runs[name] += 1
-            if type(_module) is nn.BatchNorm2d and inputs and id(inputs[0]) in made_by:
-                pairs.append((made_by[id(inputs[0])], name, id(inputs[0])))
-
-        def after(module: nn.Module, _inputs: Any, output: Any, name: str = name) -> None:
-            if type(module) in FOLDABLE:
-                readers.watch(output)
-                made_by[id(output)] = name
-
-        handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
-    try:
-        with readers:
-            model(example_input)
-    finally:
-        for handle in handles:
-            handle.remove()
+    flow = Flow.of(model, example_input)
+    convs = {step.makes: step.module for step in flow.steps if step.module in named_modules_of(model, nn.Conv2d)}
     norms = named_modules_of(model, nn.BatchNorm2d, exact=True)
     return [
-        (conv, norm)
-        for conv, norm, key in pairs
-        if runs[conv] == runs[norm] == 1 and readers.reads[key] == 1 and norms[norm].running_var is not None
+        (convs[step.reads[0]], step.module)
+        for step in flow.steps
+        if step.module in norms
+        and norms[step.module].running_var is not None
+        and step.reads[0] in convs
+        and len(flow.readers(step.reads[0])) == 1
     ]
 
 

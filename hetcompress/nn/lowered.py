@@ -64,6 +64,10 @@ class Branch(Form):
         conv: The convolution.
         channels: Which input channels it reads, in its order; None for all.
         pad: Padding that the convolution cannot express itself; None for none.
+
+    Attributes:
+        span: First channel and the one after the last, if it reads neighbours in order; a slice costs no index.
+        channels: The channels, if they are no such neighbours.
     """
 
     channels: Tensor | None
@@ -72,16 +76,25 @@ class Branch(Form):
         super().__init__()
         self.conv = conv
         self.pad = pad
-        index = None if channels is None else torch.tensor(list(channels), device=conv.weight.device)
+        chosen = None if channels is None else list(channels)
+        neighbours = chosen is not None and chosen == list(range(chosen[0], chosen[0] + len(chosen)))
+        self.span = (chosen[0], chosen[0] + len(chosen)) if chosen is not None and neighbours else None
+        index = None if chosen is None or neighbours else torch.tensor(chosen, device=conv.weight.device)
         self.register_buffer("channels", index)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
         """Return conv(pad(x[channels]))."""
+        if self.span is not None:
+            x = x[:, self.span[0] : self.span[1]]
         if self.channels is not None:
             x = x.index_select(1, self.channels)
         if self.pad is not None:
             x = self.pad(x)
         return self.conv(x)  # type: ignore[no-any-return]
+
+    def extra_repr(self) -> str:
+        """Return the slice."""
+        return "" if self.span is None else f"span={self.span}"
 
 
 class TapGather(Form):

@@ -56,14 +56,18 @@ def test_dead_filters_go_through_the_chain(between):
 
 def test_what_another_function_reads_or_mixes_stays():
     class Residual(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
         def forward(self, x):
-            return x + F.relu(x)
+            return x + self.inner(x)
 
     class Shuffled(nn.Module):
         def forward(self, x):
             return x.roll(1, 1)
 
-    for between in (Residual(), Shuffled(), nn.Softmax(1), nn.BatchNorm2d(6)):
+    for between in (Shuffled(), nn.Softmax(1), Residual(Shuffled())):
         model = Net(between).eval()
         trimmed = remove_dead_channels(model, IMAGES)
         assert sizes(trimmed)[0] == (3, 6)
@@ -87,3 +91,61 @@ def test_lower_counts_what_is_gone():
     assert lowered.layers[0].macs_dense == 6 * 8 * 9 * 144
     assert lowered.layers[0].macs_executed <= 4 * 4 * 9 * 144
     assert torch.allclose(lowered.model(IMAGES), model(IMAGES), atol=1e-5)
+
+
+class Stream(nn.Module):
+    """A residual stream of 6 channels with two writers, read by two layers and joined to a third's filters."""
+
+    def __init__(self, first_dead, last_dead):
+        super().__init__()
+        self.stem, self.block = nn.Conv2d(3, 6, 3, padding=1), pruned(6, 6, list(first_dead))
+        self.norm = nn.BatchNorm2d(6)
+        self.depthwise = nn.Conv2d(6, 6, 3, padding=1, groups=6)
+        self.aside = nn.Conv2d(3, 4, 1)
+        self.last = pruned(5, 10, list(last_dead))
+
+    def forward(self, x):
+        stream = F.relu(self.norm(self.stem(x)))
+        stream = stream + self.block(stream)
+        return self.last(torch.cat([self.depthwise(stream), self.aside(x)], 1)).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("first_dead", "last_dead", "stream", "aside"),
+    [
+        ((1, 4), (1, 4), 4, 4),
+        ((1, 4), (1, 3), 5, 4),  # the last layer reads 4, the first 3
+        ((1, 4), (6, 9), 6, 2),
+        ((0, 1, 2, 3, 4, 5), (0, 1, 2, 3, 4, 5, 6), 1, 3),  # one remains
+    ],
+)
+def test_a_stream_loses_what_nothing_reads_anywhere(first_dead, last_dead, stream, aside):
+    model = Stream(first_dead, last_dead).eval()
+    trimmed = remove_dead_channels(model, IMAGES)
+    assert torch.allclose(trimmed(IMAGES), model(IMAGES), atol=1e-6)
+    assert sizes(trimmed) == [(3, stream), (stream, stream), (stream, stream), (3, aside), (stream + aside, 5)]
+    assert trimmed.norm.num_features == stream
+
+
+@pytest.mark.parametrize(
+    ("dead", "filters"),
+    [
+        (range(40, 80), 96),  # 40 of the first group are alive and 48 of the second: 48 of each
+        ([*range(20, 64), *range(74, 128)], 64),  # 20 and 10: 32 of each
+        (range(64), 64),  # a whole group
+        ([*range(64), *range(70, 128)], 16),
+    ],
+)
+def test_groups_of_filters_stay_even(dead, filters):
+    first = HetConv2d.from_conv2d(nn.Conv2d(3, 128, 3, padding=1), torch.rand(2, 3, 3, 3) < 0.7, 64, 1)
+    model = nn.Sequential(first, nn.ReLU(), pruned(4, 128, list(dead)), nn.Flatten()).eval()
+    trimmed = remove_dead_channels(model, IMAGES)
+    assert torch.allclose(trimmed(IMAGES), model(IMAGES), atol=1e-5)
+    assert trimmed[0].out_channels == filters
+
+
+def test_many_channels_stay_in_numbers_that_runtimes_like():
+    model = nn.Sequential(nn.Conv2d(3, 64, 1), nn.ReLU(), pruned(4, 64, list(range(10, 51))), nn.Flatten()).eval()
+    trimmed = remove_dead_channels(model, IMAGES)
+    assert trimmed[0].out_channels == 24, "23 are alive"
+    assert torch.allclose(trimmed(IMAGES), model(IMAGES), atol=1e-5)

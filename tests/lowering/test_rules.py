@@ -106,3 +106,17 @@ def test_hetconv_becomes_one_pointwise_and_one_group_convolution(parts):
     assert conv_weights(form) == conv.weight.numel() // parts + conv.weight.numel() // 9
     images = torch.randn(2, 32, 9, 9)
     assert torch.allclose(form(images), layer(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["crop", "pointwise-plus", "shape-sum"])
+def test_many_channels_are_read_in_numbers_that_runtimes_like(name):
+    shapes = torch.zeros(1, 41, 3, 3, dtype=torch.bool)
+    shapes[:, :18] = True
+    shapes[:, 18:39, 1, 1] = True
+    layer = HetConv2d.from_conv2d(nn.Conv2d(41, 8, 3, padding=1), shapes, "all", 1)
+    form = LOWERINGS[name]().rewrite(layer)
+    counts = [conv.in_channels for conv in form.modules() if isinstance(conv, nn.Conv2d)]
+    assert sorted(counts) == ([40] if name == "crop" else [20, 24])
+    images = torch.randn(2, 41, 6, 6)
+    assert torch.allclose(form(images), layer(images), atol=1e-5)
+    assert not dict(form.named_buffers()), "neighbours are read as slices"

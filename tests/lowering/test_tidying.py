@@ -1,0 +1,45 @@
+"""All passes over channels, one after another, on random small nets."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from strategies import small_nets
+from torch import nn
+
+from hetcompress.errors import VerificationError
+from hetcompress.lowering import tidying
+from hetcompress.lowering.tidying import PASSES, tidied
+
+IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+@settings(max_examples=30, deadline=None)
+@given(small_nets())
+def test_every_pass_keeps_the_function_and_leaves_nothing_for_a_second_time(model):
+    model = model.double()
+    before = copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        expected = model(IMAGES)
+        new = model
+        for once_or_again in range(2):
+            for tidying_pass in PASSES:
+                new = tidying_pass(new, IMAGES[:1])
+                difference = (new(IMAGES) - expected).abs().max() / expected.abs().max().clamp_min(1)
+                assert difference < 1e-10, tidying_pass.__name__
+            if once_or_again == 0:
+                once = [tuple(tensor.shape) for tensor in new.state_dict().values()]
+    assert once == [tuple(tensor.shape) for tensor in new.state_dict().values()]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items()), "left alone"
+
+
+def test_a_wrong_pass_is_caught(monkeypatch):
+    def wrong(model, _example):
+        new = copy.deepcopy(model)
+        new[0].weight.data[0] *= 1 + 1e-7
+        return new
+
+    monkeypatch.setattr(tidying, "PASSES", (*PASSES, wrong))
+    with pytest.raises(VerificationError, match="channels of the model: expected the same outputs within 1e-09"):
+        tidied(nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten()), IMAGES.float())
