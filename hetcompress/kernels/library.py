@@ -85,7 +85,7 @@ class Geometry:
         if min(*self.stride, self.groups) < 1:
             raise UsageError("stride, groups", expected="1 or more", found=f"{self.stride}, {self.groups}")
 
-    @functools.cached_property
+    @property
     def numbers(self) -> tuple[int, ...]:
         """All fields but the limits, one after another."""
         return (

@@ -1,7 +1,7 @@
 """What of a call depends on sizes and positions alone, worked out once for each layer and image size.
 
-Checking a call and finding where each kept vector reads takes as long as a small layer's arithmetic.  Plans live as long
-as the positions that they were made from, and are made anew when those change.
+Checking a call and finding where each kept vector reads takes as long as a small layer's arithmetic.  Plans live as
+long as the positions that they were made from, and are made anew when those change.
 """
 
 from __future__ import annotations
@@ -28,7 +28,13 @@ class Plan:
 
     Args:
         images: Of the sizes to plan for, as for `library.run`, which tells the errors too.
-        values: Likewise, and so on.
+        values: Likewise.
+        taps: Likewise.
+        starts: Likewise.
+        geometry: Likewise.
+        bias: Likewise.
+        residual: Likewise.
+        threads: Likewise.
     """
 
     def __init__(
@@ -73,7 +79,12 @@ def planned_run(
     """Convolve in the library as `library.run` does, with a plan that was made before if there is one.
 
     Args:
-        images: As for `library.run`, and so on.
+        images: As for `library.run`, which also tells the errors.
+        values: Likewise.
+        taps: Likewise.
+        starts: Likewise.
+        bias: Likewise.
+        residual: Likewise.
         settings: The numbers of a `Geometry` and its limits.
     """
     threads = torch.get_num_threads()

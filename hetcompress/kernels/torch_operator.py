@@ -46,9 +46,7 @@ def vector_block_conv2d(
 ) -> Tensor:
     """Return the convolution; see `hetcompress.kernels.library.run` for shapes and errors."""
     operator = torch.ops.hetcompress.vector_block_conv2d.default
-    result: Tensor = operator(
-        images, values, taps, starts, bias, residual, geometry.numbers, geometry.low, geometry.high
-    )
+    result: Tensor = operator(images, values, taps, starts, bias, residual, *arguments(geometry))
     return result
 
 
