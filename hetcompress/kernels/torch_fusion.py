@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -97,10 +98,16 @@ def _difference(model: nn.Module, fused: nn.Module, example: Tensor) -> str:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Keep our layers and other forms whole, and look into chains, which pad and then run one of our layers."""
-        if isinstance(m, Form):
-            return not isinstance(m, Chain)
-        return super().is_leaf_module(m, module_qualified_name)
+        """Keep our layers and other forms whole."""
+        return isinstance(m, Form) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Look into chains: they pad in some other way than with zeros, and then run one of our layers."""
+        if isinstance(m, Chain):
+            return functools.reduce(lambda x, step: step(x), m.steps, *args)
+        return super().call_module(m, forward, args, kwargs)
 
 
 def _traced(model: nn.Module, example: Tensor) -> fx.GraphModule:
