@@ -107,7 +107,9 @@ def model_candidate(name: str, model: nn.Module, image_size: tuple[int, ...], ru
     """
     if runtime == "torch":
         size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-        return Candidate(name, size, image_size, torch.float32, None, runtime, lambda _: prepare_torch(model))
+        return Candidate(
+            name, size, image_size, torch.float32, None, runtime, lambda _: prepare_torch(model, image_size)
+        )
     data = onnx_bytes(model, torch.zeros(1, *image_size))
     return Candidate(
         name, len(data), image_size, torch.float32, None, runtime, lambda threads: prepare_onnx(data, threads)

@@ -238,7 +238,7 @@ class _Run:
         self.recalibrate()
         self.measure("after recalibration", self.model)
         if self.verdict is not None:
-            self.reporter.note(f"NOTE: {self.verdict}")
+            self.reporter.warn(str(self.verdict))
 
     @property
     def verdict(self) -> TooHard | None:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from hetcompress.errors import UsageError
 from hetcompress.graphs import onnx_bytes, ort_session
+from hetcompress.kernels import fuse_torch
 from hetcompress.machine import Machine, machine
 
 __all__ = [
@@ -290,17 +291,22 @@ def prepare_onnx(source: Path | bytes, threads: int) -> Prepared:
 
 
 def _torch_model(model: nn.Module | Path, image_shape: tuple[int, ...], threads: int) -> Prepared:
-    del image_shape, threads  # torch's threads are set for the process
+    del threads  # torch's threads are set for the process
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"runtime torch for {model}", expected="a model", found="a file", fix="ask for onnxruntime alone"
         )
-    return prepare_torch(model)
+    return prepare_torch(model, image_shape)
 
 
-def prepare_torch(model: nn.Module) -> Prepared:
-    """Return what runs a copy of a model in torch, in the memory format that is faster for it."""
-    plain = copy.deepcopy(model).eval()
+def prepare_torch(model: nn.Module, image_shape: tuple[int, ...]) -> Prepared:
+    """Return what runs a copy of a model in torch, its kernel layers fused, in the memory format that is faster for it.
+
+    Args:
+        model: On the CPU.
+        image_shape: Channels, height, width of an image.
+    """
+    plain = fuse_torch(copy.deepcopy(model).eval(), torch.zeros(1, *image_shape)).model
     formats = {
         "torch": (plain, torch.contiguous_format),
         "torch, channels-last": (copy.deepcopy(plain).to(memory_format=torch.channels_last), torch.channels_last),

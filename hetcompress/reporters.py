@@ -26,6 +26,9 @@ class Reporter(Protocol):
     def note(self, text: str) -> None:
         """Something worth a line happened."""
 
+    def warn(self, text: str) -> None:
+        """Something should be known before the result is trusted."""
+
 
 class Silent:
     """A reporter that says nothing."""
@@ -40,4 +43,7 @@ class Silent:
         """Say nothing."""
 
     def note(self, text: str) -> None:
+        """Say nothing."""
+
+    def warn(self, text: str) -> None:
         """Say nothing."""

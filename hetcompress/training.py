@@ -60,7 +60,7 @@ class TrainSettings:
         seed: Of data order, augmentation and everything random.
     """
 
-    epochs: float = 3.5
+    epochs: float = 4.0
     max_steps: int | None = None
     batch_size: int = 128
     opt: str = "sgd"
@@ -95,7 +95,12 @@ class TrainSettings:
         for milestone in self.milestones:
             check("milestone", 0 < milestone < 1, "shares of the run, in (0, 1)", milestone)
         stepped = self.sched == "multistep"
-        check("milestone", bool(self.milestones) == stepped, "them with --sched multistep alone", self.milestones)
+        check(
+            "milestone",
+            bool(self.milestones) == stepped,
+            "at least one with --sched multistep, none otherwise",
+            self.milestones,
+        )
         check("amp-dtype", self.amp_dtype in AMP_DTYPES, " or ".join(AMP_DTYPES), self.amp_dtype)
         for name in ("lr", "temperature", "logit_lr", "decay_rate"):
             value = getattr(self, name)

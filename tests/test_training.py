@@ -232,7 +232,10 @@ def test_infinite_loss_stops_with_advice(tmp_path):
         ({"opt": "adam"}, "--opt: expected sgd or adamw, found adam"),
         ({"features": -1.0}, r"--features: expected a number of at least 0, found -1.0"),
         ({"distill": 2.0}, r"--distill: expected a number in \[0, 1\], found 2.0"),
-        ({"sched": "multistep"}, r"--milestone: expected them with --sched multistep alone, found \(\)"),
+        (
+            {"sched": "multistep"},
+            r"--milestone: expected at least one with --sched multistep, none otherwise, found \(\)",
+        ),
         ({"sched": "multistep", "milestones": (0.5, 1.0)}, r"--milestone: expected shares of the run, in \(0, 1\)"),
         ({"amp_dtype": "int8"}, "--amp-dtype: expected auto or float32"),
     ],

@@ -181,3 +181,7 @@ class TrainingProgress:
     def note(self, text: str) -> None:
         """Print a line."""
         note(text)
+
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        warn(text)

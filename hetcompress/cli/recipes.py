@@ -117,7 +117,8 @@ class RecipeCommand(TyperCommand):
         sources = {name: ctx.get_parameter_source(name).name for name in ctx.params}
         own = inspect.signature(_function(ctx)).parameters
         for name in (name for name, source in sources.items() if source == "COMMANDLINE"):
-            for other in DISPLACED.get(name, ()):
+            excludes = ctx.params[name] != ctx.default_map.get(name) and (name != "stage" or ctx.params[name] == "fine")
+            for other in DISPLACED.get(name, ()) if excludes else ():
                 if sources.get(other) == "DEFAULT_MAP":
                     ctx.params[other], sources[other] = own[other].default, "DEFAULT"
         options = {parameter: key for key, parameter in _options(ctx).items()}

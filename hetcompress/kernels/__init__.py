@@ -8,6 +8,7 @@ from hetcompress.kernels.library import Geometry, available, best_path, best_vec
 from hetcompress.kernels.module import VectorBlockConv2d
 from hetcompress.kernels.onnx_export import DOMAIN, OPERATOR, attributes, register
 from hetcompress.kernels.packing import blocked, pack, planar, unpack
+from hetcompress.kernels.torch_fusion import Fused, fuse_torch
 from hetcompress.kernels.torch_operator import NAME, vector_block_conv2d
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "NAME",
     "OPERATOR",
     "BuildError",
+    "Fused",
     "Geometry",
     "VectorBlockConv2d",
     "attributes",
@@ -23,6 +25,7 @@ __all__ = [
     "best_vector",
     "blocked",
     "build",
+    "fuse_torch",
     "library_path",
     "pack",
     "paths",

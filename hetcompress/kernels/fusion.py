@@ -11,13 +11,13 @@ once.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from typing import Any
 
 import numpy as np
 import onnx
 
+from hetcompress.kernels.layouts import Layouts, Step, choose_layouts
 from hetcompress.kernels.onnx_export import DOMAIN, OPERATOR
 
 __all__ = ["fuse"]
@@ -134,130 +134,63 @@ class _Epilogues:
         return True
 
 
-@dataclasses.dataclass
-class _Class:
-    """Values that must share a layout.
-
-    Attributes:
-        names: The values.
-        ends: Where our operators write or read images.
-        vectors: Vector lengths of these operators.
-        foreign: Values that other operators write, and such as others read.
-        fixed: Whether the graph itself names one of them.
-    """
-
-    names: set[str]
-    ends: int
-    vectors: set[int]
-    foreign_written: set[str]
-    foreign_read: set[str]
-    fixed: bool
-
-
 class _Layouts:
-    """Chooses which values are blocked."""
+    """Lets neighbours exchange blocked tensors."""
 
     def __init__(self, graph: onnx.GraphProto, shapes: dict[str, Shape]) -> None:
         self.graph, self.shapes = graph, shapes
-        self.parent: dict[str, str] = {}
         self.vector = {tensor.name: tensor.dims[1] for tensor in graph.initializer if len(tensor.dims) == 2}
         self.written_by_ours = {node.output[0] for node in graph.node if _ours(node)}
+        self.fixed = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
 
-    def find(self, name: str) -> str:
-        while self.parent.setdefault(name, name) != name:
-            name = self.parent[name]
-        return name
+    def choose(self) -> None:
+        """Set layouts and put reorders where other operators touch blocked values."""
+        steps = [self._step(node) for node in self.graph.node]
+        layouts = choose_layouts(steps, self._fits)
+        nodes: list[onnx.NodeProto] = []
+        for node, step in zip(self.graph.node, steps, strict=True):
+            self._set(node, layouts)
+            for place, name in enumerate(node.input):
+                copy = layouts.copy_for(step, name)
+                if copy is not None:
+                    node.input[place] = f"{name}_{copy}"
+            nodes.append(node)
+            for name in node.output:
+                if name in layouts.written:
+                    nodes.extend(self._to_blocked(name, layouts.blocked[name]))
+                elif name in layouts.read:
+                    nodes.extend(self._to_planar(name))
+        del self.graph.node[:]
+        self.graph.node.extend(nodes)
 
-    def join(self, *names: str) -> None:
-        for name in names[1:]:
-            self.parent[self.find(name)] = self.find(names[0])
-
-    def inside(self, node: onnx.NodeProto) -> list[str]:
-        """Return the values of a node that share its layout; none for an operator that knows planar images alone."""
+    def _step(self, node: onnx.NodeProto) -> Step:
+        reads, writes = tuple(name for name in node.input if name), tuple(node.output)
         if _ours(node):
             residual = [name for name in node.input[RESIDUAL:] if name]
-            return [node.output[0], *residual]
+            ends, vector = (node.output[0], node.input[IMAGES]), self.vector.get(node.input[VALUES], 0)
+            return Step(reads[:1] + tuple(residual), writes, (node.output[0], *residual), ends, vector)
         if node.op_type in UNARY or self._pools(node):
-            return [node.output[0], node.input[0]]
+            return Step(reads, writes, (node.output[0], node.input[0]))
         if node.op_type in BINARY and len({self.shapes.get(name) for name in node.input}) == 1:
-            return [node.output[0], *node.input]
-        return []
+            return Step(reads, writes, (node.output[0], *node.input))
+        return Step(reads, writes)
 
     def _pools(self, node: onnx.NodeProto) -> bool:
         """Tell whether a node pools what our operator wrote: behind another, a reorder costs less after it."""
         return node.op_type in POOLS and len(node.output) == 1 and node.input[0] in self.written_by_ours
 
-    def choose(self) -> None:
-        """Set layouts and put reorders where other operators touch blocked values."""
-        for node in self.graph.node:
-            names = self.inside(node)
-            if names:
-                self.join(*names)
-        blocked: dict[str, int] = {}
-        foreign_written, foreign_read = set(), set()
-        for found in self._classes().values():
-            if self._worth(found):
-                blocked |= dict.fromkeys(found.names, next(iter(found.vectors)))
-                foreign_written |= found.foreign_written
-                foreign_read |= found.foreign_read
-        self._apply(blocked, foreign_written, foreign_read)
-
-    def _classes(self) -> dict[str, _Class]:
-        classes: dict[str, _Class] = {}
-
-        def of(name: str) -> _Class:
-            found = classes.setdefault(self.find(name), _Class(set(), 0, set(), set(), set(), False))
-            found.names.add(name)
-            return found
-
-        for node in self.graph.node:
-            inside = self.inside(node)
-            if _ours(node):
-                for name in (node.output[0], node.input[IMAGES]):
-                    of(name).ends += 1
-                    of(name).vectors.add(self.vector.get(node.input[VALUES], 0))
-            known = {*inside, *(node.input[: IMAGES + 1] if _ours(node) else [])}
-            for name in {*node.input} - known - {""}:
-                of(name).foreign_read.add(name)
-            for name in {*node.output} - known:
-                of(name).foreign_written.add(name)
-        for value in (*self.graph.input, *self.graph.output, *self.graph.initializer):
-            of(value.name).fixed = True
-        return classes
-
-    def _worth(self, found: _Class) -> bool:
-        if found.fixed or len(found.vectors) != 1 or found.ends <= len(found.foreign_written | found.foreign_read):
+    def _fits(self, name: str, vector: int) -> bool:
+        shape = self.shapes.get(name)
+        if name in self.fixed or shape is None or len(shape) != 4 or None in shape[1:]:
             return False
-        vector = next(iter(found.vectors))
-        known = [self.shapes.get(name) for name in found.names]
-        return all(
-            shape is not None and len(shape) == 4 and None not in shape[1:] and (shape[1] or 1) % max(vector, 1) == 0
-            for shape in known
-        )
+        return (shape[1] or 1) % max(vector, 1) == 0
 
-    def _apply(self, blocked: dict[str, int], written: set[str], read: set[str]) -> None:
-        nodes: list[onnx.NodeProto] = []
-        for node in self.graph.node:
-            ours, inside = _ours(node), self.inside(node)
-            if ours:
-                _attribute(node, "layout_in").i = int(node.input[IMAGES] in blocked)
-                _attribute(node, "layout_out").i = int(node.output[0] in blocked)
-            elif self._pools(node) and node.output[0] in blocked:
-                _pool_blocks(node)
-            for place, name in enumerate(node.input):
-                speaks_blocked = name in inside or (ours and place == IMAGES)
-                if name in blocked and speaks_blocked and name in written:
-                    node.input[place] = f"{name}_blocked"
-                elif name in blocked and not speaks_blocked and name not in written:
-                    node.input[place] = f"{name}_planar"
-            nodes.append(node)
-            for name in node.output:
-                if name in blocked and name in written:
-                    nodes.extend(self._to_blocked(name, blocked[name]))
-                elif name in blocked and name in read:
-                    nodes.extend(self._to_planar(name))
-        del self.graph.node[:]
-        self.graph.node.extend(nodes)
+    def _set(self, node: onnx.NodeProto, layouts: Layouts) -> None:
+        if _ours(node):
+            _attribute(node, "layout_in").i = int(node.input[IMAGES] in layouts.blocked)
+            _attribute(node, "layout_out").i = int(node.output[0] in layouts.blocked)
+        elif self._pools(node) and node.output[0] in layouts.blocked:
+            _pool_blocks(node)
 
     def _to_blocked(self, name: str, vector: int) -> list[onnx.NodeProto]:
         channels, height, width = (size or 1 for size in self.shapes[name][1:])

@@ -85,6 +85,23 @@ class Geometry:
         if min(*self.stride, self.groups) < 1:
             raise UsageError("stride, groups", expected="1 or more", found=f"{self.stride}, {self.groups}")
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """All fields but the limits, one after another."""
+        return (
+            self.in_channels, self.out_channels, self.groups, *self.kernel_size, *self.stride, *self.padding,
+            *self.dilation, self.layout_in, self.layout_out,
+        )  # fmt: skip
+
+    @classmethod
+    def from_numbers(cls, numbers: Sequence[int], low: float, high: float) -> Geometry:
+        """Return the geometry that has these `numbers`."""
+        inside, out, groups, kh, kw, sy, sx, top, left, bottom, right, dy, dx, layout_in, layout_out = numbers
+        return cls(
+            inside, out, groups, (kh, kw), (sy, sx), (top, left, bottom, right), (dy, dx), layout_in, layout_out, low,
+            high,
+        )  # fmt: skip
+
     def blocks(self, vector: int) -> int:
         """Return the number of filter blocks for a vector length."""
         return self.groups * -(-(self.out_channels // self.groups) // vector)
@@ -109,6 +126,10 @@ def _library() -> ctypes.CDLL | str:
     try:
         library = ctypes.CDLL(str(path))
         library.hetc_conv2d_run.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)
+        library.hetc_conv2d_plan.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)
+        library.hetc_conv2d_plan.restype = ctypes.c_void_p
+        library.hetc_plan_run.argtypes = (ctypes.c_void_p,) * 6
+        library.hetc_plan_free.argtypes = (ctypes.c_void_p,)
         library.hetc_has_path.argtypes = (ctypes.c_char_p,)
         library.hetc_best_path.restype = ctypes.c_char_p
         library.hetc_best_vector.restype = ctypes.c_int64
@@ -191,6 +212,30 @@ def run(
         UsageError: Sizes, types or indices do not fit each other.
         HetCompressError: The library is missing or out of memory.
     """
+    call, output, _held = prepared(
+        images, values, taps, starts, geometry, bias=bias, residual=residual, threads=threads, path=path
+    )
+    call_library("hetc_conv2d_run", call)
+    return output
+
+
+def prepared(
+    images: Tensor,
+    values: Tensor,
+    taps: Tensor,
+    starts: Tensor,
+    geometry: Geometry,
+    *,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    threads: int,
+    path: str | None = None,
+) -> tuple[Call, Tensor, list[Tensor | None]]:
+    """Return a call of the C interface, what it will write, and the tensors that must live until it has.
+
+    Raises:
+        UsageError: As `run`.
+    """
     vector = values.shape[1] if values.dim() == 2 else 0
     given = [images, values, *(tensor for tensor in (bias, residual) if tensor is not None)]
     if any(tensor.dtype != torch.float32 or tensor.device.type != "cpu" for tensor in given):
@@ -218,8 +263,7 @@ def run(
         output.numel(), *(None if tensor is None else tensor.data_ptr() for tensor in held), geometry.low,
         geometry.high, threads, path.encode() if path else None, None, None,
     )  # fmt: skip
-    call_library("hetc_conv2d_run", call)
-    return output
+    return call, output, held
 
 
 def call_library(function: str, call: ctypes.Structure) -> None:
@@ -230,7 +274,11 @@ def call_library(function: str, call: ctypes.Structure) -> None:
         HetCompressError: The library is missing or out of memory.
     """
     message = ctypes.create_string_buffer(200)
-    code = getattr(opened(), function)(ctypes.addressof(call), message, len(message))
+    raise_for(getattr(opened(), function)(ctypes.addressof(call), message, len(message)), message)
+
+
+def raise_for(code: int, message: ctypes.Array[ctypes.c_char]) -> None:
+    """Turn what a call of the C interface answered into an exception, unless it went well."""
     if code != _OK:
         kind = UsageError if code == _INVALID else HetCompressError
         raise kind("kernels", found=message.value.decode(errors="replace"))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from hetcompress.errors import UsageError
 from hetcompress.kernels.library import VECTORS, Geometry
 from hetcompress.kernels.packing import pack, unpack
-from hetcompress.kernels.torch_operator import vector_block_conv2d
+from hetcompress.kernels.torch_operator import arguments
 from hetcompress.nn import HetConv2d
 from hetcompress.nn.lowered import Form
 
@@ -49,7 +50,7 @@ class VectorBlockConv2d(Form):
         shape = (geometry.out_channels, geometry.in_channels // geometry.groups, *geometry.kernel_size)
         if weight.shape != shape or geometry.out_channels % geometry.groups:
             raise UsageError("weights", expected=f"shape {shape}", found=str(tuple(weight.shape)))
-        self.geometry, self.vector = geometry, vector
+        self.geometry, self.vector, self._arguments = geometry, vector, arguments(geometry)
         values, taps, starts = pack(weight.detach(), geometry.groups, vector)
         self.values = nn.Parameter(values)
         self.register_buffer("taps", taps)
@@ -105,6 +106,7 @@ class VectorBlockConv2d(Form):
         twin = VectorBlockConv2d.__new__(VectorBlockConv2d)
         nn.Module.__init__(twin)
         twin.geometry, twin.vector = dataclasses.replace(self.geometry, **changes), self.vector  # type: ignore[arg-type]
+        twin._arguments = arguments(twin.geometry)  # noqa: SLF001
         twin.values = self.values
         twin.register_buffer("taps", self.taps)
         twin.register_buffer("starts", self.starts)
@@ -118,9 +120,9 @@ class VectorBlockConv2d(Form):
             images: (N, C, H, W), or (N, ceil(C / V), H, W, V) where the geometry's `layout_in` is 1.
             residual: Of the output's shape and layout, or None.
         """
-        return vector_block_conv2d(
-            images, self.values, self.taps, self.starts, self.geometry, bias=self.bias, residual=residual
-        )
+        operator = torch.ops.hetcompress.vector_block_conv2d.default
+        result: Tensor = operator(images, self.values, self.taps, self.starts, self.bias, residual, *self._arguments)
+        return result
 
     def extra_repr(self) -> str:
         """Return the geometry, V and the number of kept vectors."""

@@ -51,8 +51,8 @@ def _columns(weight: Tensor, groups: int, vector: int) -> Tensor:
 
 def blocked(images: Float[Tensor, "n c h w"], vector: int) -> Float[Tensor, "n b h w v"]:
     """Return planar images with V channels of a pixel beside each other, filled up with zeros."""
-    channels = images.shape[1]
-    padded = F.pad(images, (0, 0, 0, 0, 0, -channels % vector))
+    spare = -images.shape[1] % vector
+    padded = F.pad(images, (0, 0, 0, 0, 0, spare)) if spare else images
     blocks = padded.reshape(padded.shape[0], padded.shape[1] // vector, vector, *padded.shape[2:])
     return blocks.permute(0, 1, 3, 4, 2).contiguous()
 

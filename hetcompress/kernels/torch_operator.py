@@ -6,6 +6,7 @@ residual, through the dense form; the positions of the kept vectors are data.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from hetcompress.kernels import library
 from hetcompress.kernels.library import Geometry
 from hetcompress.kernels.packing import blocked, planar, unpack
+from hetcompress.kernels.plans import planned_run
 
 __all__ = ["NAME", "arguments", "vector_block_conv2d"]
 
@@ -23,18 +25,13 @@ NAME = "hetcompress::vector_block_conv2d"
 _LIBRARY: Any = torch.library.Library("hetcompress", "FRAGMENT")  # type: ignore[no-untyped-call]
 _LIBRARY.define(
     "vector_block_conv2d(Tensor images, Tensor values, Tensor taps, Tensor starts, Tensor? bias, Tensor? residual, "
-    "int in_channels, int out_channels, int groups, int[2] kernel_size, int[2] stride, int[4] padding, "
-    "int[2] dilation, int layout_in, int layout_out, float low, float high) -> Tensor"
+    "int[] geometry, float low, float high) -> Tensor"
 )
 
 
 def arguments(geometry: Geometry) -> tuple[Any, ...]:
-    """Return a geometry as the operator's last arguments."""
-    g = geometry
-    return (
-        g.in_channels, g.out_channels, g.groups, g.kernel_size, g.stride, g.padding, g.dilation, g.layout_in,
-        g.layout_out, g.low, g.high,
-    )  # fmt: skip
+    """Return a geometry as the operator's last arguments: few and flat, since torch converts each at every call."""
+    return geometry.numbers, geometry.low, geometry.high
 
 
 def vector_block_conv2d(
@@ -48,22 +45,17 @@ def vector_block_conv2d(
     residual: Tensor | None = None,
 ) -> Tensor:
     """Return the convolution; see `hetcompress.kernels.library.run` for shapes and errors."""
-    operator = torch.ops.hetcompress.vector_block_conv2d
+    operator = torch.ops.hetcompress.vector_block_conv2d.default
     result: Tensor = operator(images, values, taps, starts, bias, residual, *arguments(geometry))
     return result
 
 
-def _geometry(settings: tuple[Any, ...]) -> Geometry:
-    plain: list[Any] = [tuple(setting) if isinstance(setting, list | tuple) else setting for setting in settings]
-    return Geometry(*plain)
-
-
 def _dense(
     images: Tensor, values: Tensor, taps: Tensor, starts: Tensor, bias: Tensor | None, residual: Tensor | None,
-    *settings: Any,
+    numbers: Sequence[int], low: float, high: float,
 ) -> Tensor:  # fmt: skip
     """The same function from torch's operators, differentiable."""
-    geometry, vector = _geometry(settings), values.shape[1]
+    geometry, vector = Geometry.from_numbers(numbers, low, high), values.shape[1]
     size = (geometry.out_channels, geometry.in_channels // geometry.groups, *geometry.kernel_size)
     weight = unpack(values, taps, starts, size, geometry.groups)
     if geometry.layout_in:
@@ -82,20 +74,17 @@ def _dense(
 
 def _on_cpu(
     images: Tensor, values: Tensor, taps: Tensor, starts: Tensor, bias: Tensor | None, residual: Tensor | None,
-    *settings: Any,
+    numbers: Sequence[int], low: float, high: float,
 ) -> Tensor:  # fmt: skip
     if images.dtype != torch.float32 or not library.available()[0]:
-        return _dense(images, values, taps, starts, bias, residual, *settings)
-    return library.run(
-        images, values, taps, starts, _geometry(settings), bias=bias, residual=residual,
-        threads=torch.get_num_threads(),
-    )  # fmt: skip
+        return _dense(images, values, taps, starts, bias, residual, numbers, low, high)
+    return planned_run(images, values, taps, starts, bias, residual, (*numbers, low, high))
 
 
 def _shape_only(
     images: Tensor, values: Tensor, _taps: Any, _starts: Any, _bias: Any, _residual: Any, *settings: Any
 ) -> Tensor:
-    return images.new_empty(_geometry(settings).output_shape(images.shape, values.shape[1]))
+    return images.new_empty(Geometry.from_numbers(*settings).output_shape(images.shape, values.shape[1]))
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

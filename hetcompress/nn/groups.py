@@ -7,6 +7,7 @@ input channels.  Blocks restart at each conv group; the last block of each may b
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Literal
 
 import torch
@@ -97,5 +98,10 @@ class ChannelGroups:
 
     def sizes(self) -> Float[Tensor, "out_groups in_groups"]:
         """Return the number of kernels in each block."""
-        ones = torch.ones(self.filters * self.conv_groups, self.channels, 1, 1)
-        return self.total(ones)[..., 0, 0]
+        return _sizes(self).clone()
+
+
+@functools.lru_cache(maxsize=1024)
+def _sizes(groups: ChannelGroups) -> Float[Tensor, "out_groups in_groups"]:
+    ones = torch.ones(groups.filters * groups.conv_groups, groups.channels, 1, 1)
+    return groups.total(ones)[..., 0, 0]

@@ -155,7 +155,8 @@ class _Recording:
 
     def __init__(self, path: Path, inner: Reporter) -> None:
         self.path, self.inner = path, inner
-        self.measured, self.progressed, self.note = inner.measured, inner.progressed, inner.note
+        self.measured, self.progressed = inner.measured, inner.progressed
+        self.note, self.warn = inner.note, inner.warn
 
     def epoch(self, line: Mapping[str, Any]) -> None:
         """Write the line in the place of its epoch: a resumed run takes over from the lines of its checkpoint."""

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hetcompress.errors import UsageError
 from hetcompress.graphs import ONNX_OPSET, ort_session
+from hetcompress.kernels import fuse_torch
 from hetcompress.nn.lowered import Chain
 from hetcompress.registry import Registry
 
@@ -69,7 +70,8 @@ class _Torch(PlanTarget):
 
     def runner(self, form: Chain, images: Tensor, threads: int) -> Callable[[], object]:
         """See `PlanTarget.runner`."""
-        model = copy.deepcopy(form).eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = self.fitted(copy.deepcopy(form).eval(), images)
+        model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         moved = images.to(self.device, memory_format=torch.channels_last)
 
         def run() -> None:
@@ -79,6 +81,10 @@ class _Torch(PlanTarget):
 
         torch.set_num_threads(threads)
         return run
+
+    def fitted(self, form: nn.Module, images: Tensor) -> nn.Module:  # noqa: ARG002
+        """Return a form as this runtime would run it in a whole model."""
+        return form
 
     def wait(self) -> None:
         """Return when the device has done all that it was given."""
@@ -90,6 +96,10 @@ class TorchCpu(_Torch):
 
     name = "torch-cpu"
     device = "cpu"
+
+    def fitted(self, form: nn.Module, images: Tensor) -> nn.Module:
+        """See `_Torch.fitted`."""
+        return fuse_torch(form, images[:1]).model
 
 
 @PLAN_TARGETS.register("torch-cuda")

@@ -15,7 +15,7 @@ from hetcompress.machine import machine
 
 __all__ = ["Timings", "cache_folder"]
 
-FORMAT = 1
+FORMAT = 2
 """Of the cache; other formats are measured anew."""
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hetcompress.graphs import quiet, readable, trace
+from hetcompress.kernels import fuse_torch
 from hetcompress.targets.base import EXPORT_TARGETS, ExportTarget, Runner
 
 __all__ = ["Pt2Target"]
@@ -25,7 +26,8 @@ class Pt2Target(ExportTarget):
 
     def write(self, model: nn.Module, example: Float[Tensor, "n c h w"], path: Path) -> dict[str, Any]:
         """See `ExportTarget.write`."""
-        program = trace(model, example)
+        fused = fuse_torch(model, example)
+        program = trace(fused.model, example)
         # the example's pixels would be stored, and each node's stack trace with the paths of this machine
         program.example_inputs = None
         for node in program.graph.nodes:
@@ -36,7 +38,7 @@ class Pt2Target(ExportTarget):
         with quiet():
             torch.export.save(program, buffer)
         path.write_bytes(buffer.getbuffer())
-        return {"torch": torch.__version__, "batch": "any"}
+        return {"torch": torch.__version__, "batch": "any"} | ({"note": fused.note} if fused.note else {})
 
     def open(self, path: Path, _structure: nn.Module | None = None, /) -> Runner:
         """See `ExportTarget.open`."""

@@ -108,6 +108,12 @@ def test_options_by_hand_win_and_displace_what_excludes_them(hc, digits, tmp_pat
     assert stages["finetune"]["recipe"]["name"] == "mine"
     code, _, err = hc("finetune", "--recipe", "mine.toml", "--stage", "fine", "-q")
     assert code == 0, err  # the target of a recipe has been met before stage fine
+    code, _, err = hc(
+        "finetune", "--recipe", "mine.toml", "--stage", "both", "--sched", "cosine", "--resume", "never", "-q"
+    )
+    assert code == 0, err
+    shapes = json.loads((tmp_path / "hetrun" / "run.json").read_text())["stages"]["finetune"]["shapes"]
+    assert shapes["mac_ratio"] is not None, "only stage fine excludes a target"
 
 
 BAD = {

@@ -1,5 +1,7 @@
 """The torch operator and the module: torch.export, torch.compile, gradients, packing."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -8,6 +10,7 @@ from torch import nn
 
 from hetcompress.errors import UsageError
 from hetcompress.kernels import VectorBlockConv2d, blocked, pack, planar, unpack, vector_block_conv2d
+from hetcompress.kernels.plans import _PLANS, MOST
 from hetcompress.kernels.torch_operator import _dense, arguments
 from hetcompress.nn import HetConv2d
 
@@ -133,3 +136,69 @@ def test_double_precision_is_computed_densely():
     layer = VectorBlockConv2d.from_pruned(conv, 16)
     images = torch.randn(1, 20, 6, 6, dtype=torch.float64)
     torch.testing.assert_close(layer(images), conv(images))
+
+
+def test_plans_follow_what_they_were_made_from():
+    """Other positions in the same tensors, other sizes, and both again."""
+    layers = [VectorBlockConv2d.from_pruned(pruned(), 16) for _ in range(2)]
+    other = pruned()
+    other.weight.data = other.weight.data.flip(1)
+    flipped = VectorBlockConv2d.from_pruned(other, 16)
+    for size in (*range(5, 12), 5):
+        images = torch.randn(1, 20, size, 6)
+        torch.testing.assert_close(layers[0](images), pruned_result(layers[0], images), rtol=1e-4, atol=1e-5)
+    layers[0].load_state_dict(flipped.state_dict())
+    assert torch.equal(layers[0](images), flipped(images))
+    assert not torch.equal(layers[1](images), flipped(images))
+
+
+def pruned_result(layer, images):
+    return nn.functional.conv2d(images, layer.dense_weight(), layer.bias)
+
+
+def test_plans_end_with_the_layer_and_are_not_endless():
+    layer = VectorBlockConv2d.from_pruned(pruned(), 16)
+    before = len(_PLANS)
+    with torch.inference_mode():
+        for size in range(3, 3 + MOST + 5):
+            layer(torch.zeros(1, 20, 3, size))
+    assert len(_PLANS) == before + 1
+    assert len(_PLANS[layer.taps]) <= MOST
+    del layer
+    assert len(_PLANS) == before
+
+
+def test_planned_calls_are_checked_like_others():
+    layer = VectorBlockConv2d.from_pruned(pruned(padding=1), 16)
+    images = torch.randn(1, 20, 6, 6)
+    with torch.no_grad():
+        layer(images, torch.zeros(1, 40, 6, 6))
+        for wrong in (torch.zeros(1, 40, 6, 5), torch.zeros(1, 40, 6, 6, dtype=torch.float64)):
+            with pytest.raises(UsageError):
+                layer(images, wrong)
+        layer.taps += 1000
+        with pytest.raises(UsageError, match="taps"):
+            layer(images)
+
+
+def test_tensors_that_count_no_changes_are_not_planned_for():
+    conv = pruned()
+    with torch.inference_mode():
+        layer = VectorBlockConv2d.from_pruned(conv, 16)
+        images = torch.randn(1, 20, 6, 6)
+        torch.testing.assert_close(layer(images), conv(images), rtol=1e-5, atol=1e-5)
+        assert layer.taps not in _PLANS
+
+
+def test_threads_share_plans():
+    conv = pruned(padding=1)
+    layer = VectorBlockConv2d.from_pruned(conv, 16)
+    images = [torch.randn(2, 20, 9, 9) for _ in range(16)]
+
+    def run(image):
+        with torch.inference_mode():
+            return layer(image)
+
+    with ThreadPoolExecutor(4) as pool:
+        for image, found in zip(images, pool.map(run, images), strict=True):
+            torch.testing.assert_close(found, conv(image).detach(), rtol=1e-4, atol=1e-5)

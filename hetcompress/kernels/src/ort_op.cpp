@@ -12,13 +12,6 @@ namespace {
 
 enum Input : size_t { kImages, kValues, kTaps, kStarts, kBias, kResidual, kInputs };
 
-struct Plan {
-  explicit Plan(const hetc_conv2d& call) : strips(call), offsets(strips.offsets(call)) {}
-
-  Strips strips;
-  std::vector<int32_t> offsets;
-};
-
 class Kernel {
  public:
   static constexpr const char* kName = "VectorBlockConv2d";
@@ -55,7 +48,7 @@ class Kernel {
     if (call.output_size == 0) return;
     const auto plan = plans_.find(call, [&call] { return std::make_shared<Plan>(call); });
     Parallel parallel(api_, context, call);
-    run_checked(call, *find_path(nullptr), plan->strips, plan->offsets.data());
+    run_checked(call, *find_path(nullptr), *plan);
     parallel.finish();
   }
 

@@ -3,9 +3,7 @@
 #include <atomic>
 #include <limits>
 
-#include "dispatch.h"
 #include "memory.h"
-#include "report.h"
 #include "run.h"
 #include "shape.h"
 #include "threads.h"
@@ -315,21 +313,8 @@ class Run {
 
 }  // namespace
 
-void run_checked(const hetc_conv2d& call, const Path& path, const Strips& strips, const int32_t* offsets) {
-  Run(call, path, strips, offsets).run();
+void run_checked(const hetc_conv2d& call, const Path& path, const Plan& plan) {
+  Run(call, path, plan.strips, plan.offsets.data()).run();
 }
 
 }  // namespace hetc
-
-extern "C" int hetc_conv2d_run(const hetc_conv2d* call, char* message, size_t message_size) {
-  return hetc::report(message, message_size, [call] {
-    if (!call || call->size != sizeof(hetc_conv2d)) throw hetc::Invalid("the caller was built for another version");
-    hetc::check(*call);
-    const hetc::Path* path = hetc::find_path(call->path);
-    if (!path) throw hetc::Invalid("path: this processor does not run " + std::string(call->path));
-    if (call->output_size == 0) return;
-    const hetc::Strips strips(*call);
-    const std::vector<int32_t> offsets = strips.offsets(*call);
-    hetc::run_checked(*call, *path, strips, offsets.data());
-  });
-}

@@ -7,8 +7,16 @@
 
 namespace hetc {
 
-// `offsets` are those of `strips.offsets(call)`; throws std::bad_alloc before anything is written.
-void run_checked(const hetc_conv2d& call, const Path& path, const Strips& strips, const int32_t* offsets);
+// What depends on the sizes and the positions of the kept vectors, not on the numbers.
+struct Plan {
+  explicit Plan(const hetc_conv2d& call) : strips(call), offsets(strips.offsets(call)) {}
+
+  Strips strips;
+  std::vector<int32_t> offsets;
+};
+
+// `plan` is that of the call; throws std::bad_alloc before anything is written.
+void run_checked(const hetc_conv2d& call, const Path& path, const Plan& plan);
 
 }  // namespace hetc
 #endif

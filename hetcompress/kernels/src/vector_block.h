@@ -62,6 +62,18 @@ typedef struct hetc_conv2d {
  * `message_size` bytes, and then nothing has been written to `output`. */
 HETC_EXPORT int hetc_conv2d_run(const hetc_conv2d* call, char* message, size_t message_size);
 
+/* What of a call depends on sizes and positions alone, checked and worked out once for many runs. */
+typedef struct hetc_plan hetc_plan;
+
+/* Plans a call: of its buffers only `taps` and `starts` are read, and not needed afterwards.  Returns NULL and a message
+ * where `hetc_conv2d_run` would refuse; the code is written to `code`. */
+HETC_EXPORT hetc_plan* hetc_conv2d_plan(const hetc_conv2d* call, int* code, char* message, size_t message_size);
+/* Runs a plan on buffers of the planned sizes, which are not checked again; on several threads at once if need be.
+ * `bias` and `residual` may be NULL.  Returns HETC_OK or HETC_NO_MEMORY. */
+HETC_EXPORT int hetc_plan_run(const hetc_plan* plan, const float* input, const float* values, const float* bias,
+                              const float* residual, float* output);
+HETC_EXPORT void hetc_plan_free(hetc_plan* plan);
+
 /* Whether this processor runs a path; 0 for unknown names. */
 HETC_EXPORT int hetc_has_path(const char* path);
 HETC_EXPORT const char* hetc_best_path(void);

@@ -1,0 +1,362 @@
+"""Torch models: what follows our layers is fused into them, values between them are blocked, nothing else changes."""
+
+import copy
+import inspect
+from unittest.mock import patch
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from hetcompress.kernels import VectorBlockConv2d, available, blocked_layers, fuse_torch
+from hetcompress.kernels.blocked_layers import BlockedMaxPool2d, BlockedPool2d, ToBlocked, ToPlanar
+from hetcompress.kernels.packing import blocked, planar
+from hetcompress.latency import prepare_torch
+from hetcompress.nn.lowered import Chain, Pad
+from hetcompress.targets import export_model
+
+pytestmark = pytest.mark.skipif(not available()[0], reason=f"no compiled kernels: {available()[1]}")
+
+MANY = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def sparse(channels, filters, size=3, vector=16, padding=None, **options):
+    conv = nn.Conv2d(channels, filters, size, padding=size // 2 if padding is None else padding, **options)
+    with torch.no_grad():
+        conv.weight[:, torch.rand(conv.weight.shape[1]) < 0.4] = 0
+    return VectorBlockConv2d.from_pruned(conv, vector)
+
+
+def close(found, expected):
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max().clamp(min=1.0)
+
+
+def fused(model, size=10, channels=3):
+    """Return the fused model, which computes the same at any batch size."""
+    model.eval()
+    result = fuse_torch(model, torch.zeros(1, channels, size, size))
+    assert result.note == ""
+    with torch.no_grad():
+        for batch in (1, 2, 5):
+            images = torch.randn(batch, channels, size, size)
+            close(result.model(images.clone()), model(images.clone()))
+    return result.model
+
+
+def layers(model):
+    return [m.geometry for m in model.modules() if isinstance(m, VectorBlockConv2d)]
+
+
+def count(model, *kinds):
+    return sum(isinstance(module, kinds) for module in model.modules())
+
+
+class Residual(nn.Module):
+    """A stem of another operator, two blocks with additions, a head."""
+
+    def __init__(self, stem=32, vector=16, act=F.relu):
+        super().__init__()
+        self.stem = nn.Conv2d(3, stem, 3, padding=1)
+        self.a, self.b = sparse(stem, 48, vector=vector), sparse(48, stem, vector=vector)
+        self.c, self.d = sparse(stem, 64, stride=2, vector=vector), sparse(64, 64, vector=vector)
+        self.short = sparse(stem, 64, 1, stride=2, vector=vector)
+        self.head = nn.Linear(64, 5)
+        self.act = act
+
+    def forward(self, x):
+        x = self.act(self.stem(x))
+        x = self.act(x + self.b(self.act(self.a(x))))
+        x = self.act(self.d(self.act(self.c(x))) + self.short(x))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("stem", [32, 20])
+@pytest.mark.parametrize("vector", [4, 16])
+def test_a_residual_net_keeps_nothing_but_the_operator(stem, vector):
+    """Also with channels that do not fill their blocks."""
+    model = fused(Residual(stem, vector))
+    called = [str(node.target) for node in model.graph.nodes if node.op in ("call_function", "call_method")]
+    assert len([name for name in called if "relu" in name]) == 1, "that of the stem"
+    assert not [name for name in called if "add" in name]
+    assert sum("residual" in node.kwargs for node in model.graph.nodes) == 2, "both additions"
+    assert [g.low for g in layers(model)].count(0.0) == 4, "a shortcut has no limit"
+    assert all(g.layout_in and g.layout_out for g in layers(model))
+    assert (count(model, ToBlocked), count(model, ToPlanar)) == (1, 1), "behind the stem and before the head"
+
+
+@pytest.mark.parametrize(
+    ("act", "limits"),
+    [
+        (F.relu, (0, float("inf"))),
+        (nn.ReLU(inplace=True), (0, float("inf"))),
+        (nn.ReLU6(), (0, 6)),
+        (F.relu6, (0, 6)),
+        (nn.Hardtanh(-0.5, 2), (-0.5, 2)),
+        (F.hardtanh, (-1, 1)),
+        (lambda x: F.hardtanh(x, -0.5, max_val=0.25), (-0.5, 0.25)),
+        (lambda x: x.clamp(-0.125), (-0.125, float("inf"))),
+        (lambda x: x.clamp_(max=0.5), (-float("inf"), 0.5)),
+        (lambda x: torch.clamp(x, 0, max=0.5), (0, 0.5)),
+        (lambda x: x.relu_(), (0, float("inf"))),
+    ],
+)
+def test_limits_are_taken_in(act, limits):
+    model = fused(Residual(act=act))
+    assert [(g.low, g.high) for g in layers(model)].count(limits) == 4
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        nn.SiLU(), nn.GELU(), F.leaky_relu, torch.sigmoid, F.hardswish, lambda x: F.max_pool2d(x, 3, 1, 1),
+        lambda x: x * x.mean((2, 3), keepdim=True).sigmoid(), lambda x: x * F.adaptive_avg_pool2d(x, 1).sigmoid(),
+        lambda x: 2 * x - 1, lambda x: x + x, lambda x: x.flip(1), lambda x: x.clamp(x.mean()), lambda x: x,
+        lambda x: F.softmax(x, 1),
+    ],
+)  # fmt: skip
+def test_whatever_follows_computes_the_same(act):
+    fused(Residual(act=act))
+
+
+class Drawn(nn.Module):
+    """A net that follows a list of steps."""
+
+    def __init__(self, steps, channels=3):
+        super().__init__()
+        self.steps, self.parts = [], nn.ModuleList()
+        for kind, detail in steps:
+            channels = self._add(kind, detail, channels)
+
+    def _add(self, kind, detail, channels):
+        begin = len(self.parts)
+        if kind == "conv":
+            filters, size, stride, foreign = detail
+            make = nn.Conv2d if foreign else sparse
+            self.parts.append(make(channels, filters, size, padding=size // 2, stride=stride))
+            channels = filters
+        elif kind in ("residual", "gate", "join"):
+            self.parts.append(sparse(channels, channels if kind != "join" else detail))
+            channels += detail if kind == "join" else 0
+        elif kind == "module":
+            self.parts.append(copy.deepcopy(detail))
+        self.steps.append((kind, detail, begin))
+        return channels
+
+    def forward(self, x):
+        for kind, detail, part in self.steps:
+            if kind == "residual":
+                y = self.parts[part](x)
+                x = F.relu(y + x) if detail else x + y
+            elif kind == "gate":
+                x = x * self.parts[part](F.adaptive_avg_pool2d(x, 1)).sigmoid()
+            elif kind == "join":
+                x = torch.cat([x, self.parts[part](x)], 1)
+            else:
+                x = self.parts[part](x)
+        return x
+
+
+def steps():
+    conv = st.tuples(st.integers(1, 40), st.sampled_from((1, 3)), st.sampled_from((1, 1, 2)), st.booleans())
+    modules = (
+        nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), nn.Sigmoid(), nn.Identity(), nn.Dropout(),
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(3, 1, 1), nn.AdaptiveAvgPool2d((3, 2)),
+    )  # fmt: skip
+    return st.lists(
+        st.one_of(
+            st.tuples(st.just("conv"), conv),
+            st.tuples(st.just("conv"), conv),
+            st.tuples(st.just("module"), st.sampled_from(modules)),
+            st.tuples(st.just("residual"), st.booleans()),
+            st.tuples(st.just("join"), st.integers(1, 20)),
+            st.tuples(st.just("gate"), st.none()),
+        ),
+        min_size=1,
+        max_size=10,
+    )
+
+
+@MANY
+@given(steps=steps())
+def test_any_net_computes_the_same(steps):
+    model = Drawn(steps).eval()
+    images = torch.randn(2, 3, 17, 19)
+    result = fuse_torch(model, images)
+    # the only step that writes to its input may find others who read that
+    assert result.note == "" or "writes to what others read" in result.note
+    with torch.no_grad():
+        close(result.model(images.clone()), model(images.clone()))
+
+
+def test_the_original_is_left_alone_and_shares_its_weights():
+    model = Residual().eval()
+    before, names = [repr(module) for module in model.modules()], set(model.state_dict())
+    result = fused(model)
+    assert [repr(module) for module in model.modules()] == before
+    assert set(result.state_dict()) == names
+    assert result.a.values is model.a.values
+
+
+def test_a_layer_that_runs_twice():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = sparse(16, 16)
+
+        def forward(self, x):
+            return self.a(F.relu(self.a(x))) + x
+
+    model = fused(Twice(), channels=16)
+    assert [(g.low, g.layout_in, g.layout_out) for g in layers(model)] == [(0.0, 0, 1), (-float("inf"), 1, 0)]
+
+
+def test_groups_whose_filters_do_not_fill_blocks():
+    stages = [
+        sparse(16, 32),
+        nn.ReLU(),
+        sparse(32, 20, groups=2),
+        nn.ReLU(),
+        sparse(20, 32),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    ]
+    model = fused(nn.Sequential(*stages), channels=16)
+    assert [(g.layout_in, g.layout_out) for g in layers(model)] == [(0, 1), (1, 0), (0, 1)]
+
+
+def test_padding_of_another_kind_stands_before_the_layer():
+    model = fused(
+        nn.Sequential(Chain([Pad((1, 1, 1, 1), "reflect"), sparse(16, 32, padding=0)]), nn.ReLU()), channels=16
+    )
+    assert layers(model)[0].low == 0.0
+
+
+def test_a_pool_at_the_end_is_reordered_behind_it():
+    model = fused(nn.Sequential(sparse(3, 20), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(500, 3)))
+    assert count(model, BlockedMaxPool2d) == count(model, ToPlanar) == 1
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.MaxPool2d(2),
+        nn.MaxPool2d(3, 2, 1, ceil_mode=True),
+        nn.MaxPool2d((1, 3), (1, 2), dilation=(1, 2)),
+        nn.MaxPool2d((4, 2), (3, 3), (2, 1), (2, 1), ceil_mode=True),
+        nn.AvgPool2d(2),
+        nn.AvgPool2d(3, 2, padding=(1, 0), count_include_pad=False),
+        nn.AdaptiveAvgPool2d((3, 1)),
+    ],
+)
+@pytest.mark.parametrize("height", [9, 12])
+def test_blocked_pools(pool, height):
+    images = torch.randn(2, 20, height, 11)
+    images[0, 3, 4, 5] = float("nan")
+    ours = BlockedMaxPool2d(pool) if isinstance(pool, nn.MaxPool2d) else BlockedPool2d(pool)
+    found = planar(ours(blocked(images, 8)), 20)
+    torch.testing.assert_close(found, pool(images), equal_nan=True)
+
+
+class Writes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = sparse(3, 16)
+
+    def forward(self, x):
+        x = self.a(x)
+        y = x * 2
+        return x.relu_() + y
+
+
+class Decides(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = sparse(3, 16)
+
+    def forward(self, x):
+        return self.a(x) if x.sum() > 0 else x
+
+
+class Remembers(nn.Module):
+    """Does something else each time, which its trace does not."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.times = sparse(3, 16), 0
+
+    def forward(self, x):
+        self.times += 1
+        return self.a(x) * self.times
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"), [(Writes, "others read"), (Decides, "control flow"), (Remembers, "something else")]
+)
+def test_what_cannot_be_traced_stays_as_it_is(kind, reason):
+    model = kind().eval()
+    result = fuse_torch(model, torch.zeros(1, 3, 8, 8))
+    assert result.model is model
+    assert reason in result.note
+
+
+def test_models_without_our_layers_are_not_touched():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    assert fuse_torch(model, torch.zeros(1, 3, 8, 8)).model is model
+
+
+def test_exported_programs_are_fused(tmp_path):
+    model, path = Residual().eval(), tmp_path / "model.pt2"
+    exported = export_model("pt2", model, torch.zeros(1, 3, 10, 10), path)
+    assert exported.batch_sizes[0] == 1
+    assert "note" not in exported.details
+    program = torch.export.load(path)
+    called = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert called.count("hetcompress.vector_block_conv2d.default") == 5
+    assert not [name for name in called if "add" in name]
+    images = torch.randn(4, 3, 10, 10)
+    close(program.module()(images), model(images))
+
+
+def test_an_exported_program_says_why_it_is_not_fused(tmp_path):
+    exported = export_model("pt2", Writes().eval(), torch.zeros(1, 3, 10, 10), tmp_path / "model.pt2")
+    assert "others read" in exported.details["note"]
+
+
+def test_compiled_as_one_graph(monkeypatch):
+    # the compiler cannot see through the checks of types that tests put around functions
+    for kind in (VectorBlockConv2d, ToBlocked, ToPlanar):
+        monkeypatch.setattr(kind, "forward", inspect.unwrap(kind.forward))
+    for function in (blocked, planar):
+        monkeypatch.setattr(blocked_layers, function.__name__, inspect.unwrap(function))
+    model = fused(Residual())
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True)
+    with torch.no_grad():
+        for batch in (3, 1):
+            images = torch.randn(batch, 3, 10, 10)
+            close(compiled(images), model(images))
+
+
+def test_gradients_flow_through_fused_layers():
+    model = Residual().eval()
+    images = torch.randn(2, 3, 10, 10)
+    gradients = []
+    for candidate in (model, fused(model)):
+        found = images.clone().requires_grad_()
+        candidate(found).square().sum().backward()
+        gradients.append(found.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_timed_in_torch_is_fused():
+    model = Residual().eval()
+    images = torch.randn(2, 3, 10, 10)
+    run, _runtime = prepare_torch(model, (3, 10, 10))(images)
+    close(run(), model(images))
+    with patch.object(ToBlocked, "forward", wraps=ToBlocked(16).forward) as reorder:
+        run()
+    assert reorder.call_count == 1, "of the fused model"
