@@ -51,6 +51,13 @@ REGISTERED = ("hetcompress:", "torchvision:", "timm:")
 AGAIN = "run `hetcompress convert CHECKPOINT --force` again"
 
 
+def _unreadable(error: Exception) -> str:
+    """Say in words what is wrong with a manifest."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"no JSON from line {error.lineno} on"
+    return "no text" if isinstance(error, UnicodeDecodeError) else "no format number in it"
+
+
 def _save_weights(path: Path, model: nn.Module) -> None:
     seen: dict[int, str] = {}
     tensors: dict[str, Tensor] = {}
@@ -69,17 +76,13 @@ def _load_weights(path: Path, model: nn.Module, step: str) -> nn.Module:
         )
     try:
         tensors = load_file(path)
-        # a module under two names is saved under the first
-        aliases = {name: tensor.data_ptr() or name for name, tensor in model.state_dict().items() if tensor.numel()}
         missing, unexpected = fill_(model, tensors)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise InputError(
             f"{path}", expected="the weights that run.json describes", found=str(error), fix=f"run `{step}` again"
         ) from None
-    loaded = {aliases.get(name) for name in tensors}
-    absent = [name for name in missing if name in aliases and aliases[name] not in loaded]
-    if absent or unexpected:
-        found = f"missing {absent[:3]}, unexpected {list(unexpected)[:3]}"
+    if missing or unexpected:
+        found = f"missing {missing[:3]}, unexpected {unexpected[:3]}"
         raise InputError(f"{path}", expected="the tensors of the model", found=found, fix=f"run `{step}` again")
     return model.eval()
 
@@ -157,7 +160,7 @@ class RunFolder:
             ) from None
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"run folder {path}", expected=f"a readable {MANIFEST}", found=f"{type(error).__name__}: {error}",
+                f"run folder {path}", expected=f"a readable {MANIFEST}", found=_unreadable(error),
                 fix=AGAIN,
             ) from None  # fmt: skip
         if version != FORMAT:

@@ -19,7 +19,9 @@ def check_density(option: str, density: float) -> None:
         UsageError: `density` is not in (0, 1].
     """
     if not 0 < density <= 1:
-        raise UsageError(option, expected="a number in (0, 1]", found=str(density))
+        raise UsageError(
+            option, expected="a number in (0, 1]", found=str(density), fix="0.25 keeps a quarter of the weights"
+        )
 
 
 def check_ratio(option: str, ratio: float) -> None:
@@ -29,7 +31,7 @@ def check_ratio(option: str, ratio: float) -> None:
         UsageError: `ratio` is below 1 or not finite.
     """
     if not (math.isfinite(ratio) and ratio >= 1):
-        raise UsageError(option, expected="a number of at least 1", found=str(ratio))
+        raise UsageError(option, expected="a number of at least 1", found=str(ratio), fix="2 asks for half the cost")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,10 +82,20 @@ def onnx_candidate(name: str, path: Path, input_size: tuple[int, ...] | None = N
     inputs = ort_session(path, 1).get_inputs()
     if len(inputs) != 1:
         names = ", ".join(side.name for side in inputs[:5])
-        raise InputError(f"file {path}", expected="a model with one input", found=f"{len(inputs)} ({names})")
+        raise InputError(
+            f"file {path}",
+            expected="a model with one input",
+            found=f"{len(inputs)} ({names})",
+            fix="export the part that takes images",
+        )
     dtype, sizes = ONNX_TYPES.get(inputs[0].type), inputs[0].shape
     if dtype is None or not sizes:
-        raise InputError(f"file {path}", expected="a batch of numbers as input", found=f"{inputs[0].type} of {sizes}")
+        raise InputError(
+            f"file {path}",
+            expected="a batch of numbers as input",
+            found=f"{inputs[0].type} of {sizes}",
+            fix="export the part that takes images",
+        )
     batch, *rest = (size if isinstance(size, int) and size > 0 else None for size in sizes)
     shape = _filled(f"file {path}", rest, input_size)
     return Candidate(
@@ -134,7 +144,12 @@ def program_candidate(name: str, path: Path, input_size: tuple[int, ...] | None 
         program = torch.export.load(path)
     wanted = program.graph_signature.user_inputs
     if len(wanted) != 1:
-        raise InputError(f"file {path}", expected="a model with one input", found=f"{len(wanted)}")
+        raise InputError(
+            f"file {path}",
+            expected="a model with one input",
+            found=f"{len(wanted)}",
+            fix="export the part that takes images",
+        )
     value: Any = next(node.meta["val"] for node in program.graph.nodes if node.name == wanted[0])
     batch, *rest = (size if type(size) is int else None for size in value.shape)
     shape = _filled(f"file {path}", rest, input_size)
@@ -156,7 +171,12 @@ def _filled(where: str, sizes: list[int | None], given: tuple[int, ...] | None) 
         raise UsageError(where, expected="known sizes after the batch", found=text, fix="pass --input-size")
     if len(given) != len(sizes) or any(size not in (None, own) for size, own in zip(sizes, given, strict=True)):
         asked = "x".join(str(size) for size in given)
-        raise UsageError(where, expected=f"an input of {text}, as the file says", found=f"--input-size {asked}")
+        raise UsageError(
+            where,
+            expected=f"an input of {text}, as the file says",
+            found=f"--input-size {asked}",
+            fix="leave --input-size out, or pass the file's",
+        )
     return given
 
 

@@ -142,6 +142,7 @@ def count_executed(model: nn.Module, example_input: Float[Tensor, "1 c h w"]) ->
             "counting executed MACs",
             expected="a model that torch.jit.trace can follow",
             found=str(error).splitlines()[0],
+            fix="take what does not depend on the values of images out of the model's forward",
         ) from error
     finally:
         silenced.setLevel(level)

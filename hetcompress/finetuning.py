@@ -98,7 +98,10 @@ class _Run:
         self.steps_per_epoch = data.train_size // train.batch_size
         if self.steps_per_epoch == 0:
             raise UsageError(
-                "--batch-size", expected=f"at most the {data.train_size} training images", found=str(train.batch_size)
+                "--batch-size",
+                expected=f"at most the {data.train_size} training images",
+                found=str(train.batch_size),
+                fix="pass a smaller one",
             )
         self.total = max(1, round(self.steps_per_epoch * train.epochs))
         if train.max_steps is not None:

@@ -62,7 +62,12 @@ class ShapeSettings:
         targets = {OPTIONS[unit]: value for unit, value in self.targets.items()}
         given = [option for option, value in targets.items() if value is not None]
         if len(given) > 1:
-            raise UsageError("target", expected=f"one of {', '.join(targets)}", found=" and ".join(given))
+            raise UsageError(
+                "target",
+                expected=f"one of {', '.join(targets)}",
+                found=" and ".join(given),
+                fix="keep the one that counts",
+            )
         for unit, value in self.targets.items():
             if value is not None:
                 (check_density if unit == "density" else check_ratio)(OPTIONS[unit], value)
@@ -79,7 +84,12 @@ class ShapeSettings:
         LEARNERS[self.method]
         if self.penalty is not None:
             if self.method != "penalty":
-                raise UsageError("--penalty", expected="--method penalty beside it", found=f"--method {self.method}")
+                raise UsageError(
+                    "--penalty",
+                    expected="--method penalty beside it",
+                    found=f"--method {self.method}",
+                    fix="add --method penalty, or leave --penalty out",
+                )
             option = OPTIONS[PENALTIES[self.penalty].unit]
             if option not in (given or ["--mac-ratio"]):
                 raise UsageError(
@@ -106,7 +116,9 @@ def budget_of(model: nn.Module, shapes: ShapeSettings, image_size: tuple[int, in
     """
     layers = named_modules_of(model, LearnableHetConv2d)
     if not layers:
-        raise NothingToDoError("nothing to learn", expected="a converted model", found="no learnable layer")
+        raise NothingToDoError(
+            "nothing to learn", expected="a converted model", found="no learnable layer", fix="convert it first"
+        )
     if not shapes.has_target and not any(layer.family.learnable for layer in layers.values()):
         kept = sum(float(layer.kept_weights()) for layer in layers.values())
         return Budget.of_density(layers, kept / sum(layer.weight.numel() for layer in layers.values()))

@@ -72,7 +72,9 @@ def readable(path: Path | str) -> Iterator[None]:
         raise
     except Exception as error:  # noqa: BLE001  the readers' exceptions have no base class in common
         lines = str(error).splitlines() or [type(error).__name__]
-        raise InputError(f"file {path}", expected="a model that can be opened", found=lines[0]) from None
+        raise InputError(
+            f"file {path}", expected="a model that can be opened", found=lines[0], fix="export it again"
+        ) from None
 
 
 def trace(model: nn.Module, example: Float[Tensor, "n c h w"]) -> torch.export.ExportedProgram:

@@ -259,7 +259,9 @@ def prune(
     """
     layers = named_modules_of(model, LearnableHetConv2d)
     if not layers:
-        raise NothingToDoError("nothing to prune", expected="a converted model", found="no learnable layer")
+        raise NothingToDoError(
+            "nothing to prune", expected="a converted model", found="no learnable layer", fix="convert it first"
+        )
     if not _learnable(layers):
         check_reachable(layers, budget)
         return copy_with(model, {name: layer.freeze() for name, layer in layers.items()})

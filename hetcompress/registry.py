@@ -13,10 +13,15 @@ __all__ = ["Registry", "suggestion"]
 T = TypeVar("T")
 
 
+MOST_LISTED = 12
+
+
 def suggestion(name: str, known: list[str]) -> str:
-    """Return "did you mean 'x'?" for the nearest known name, or the list of all of them."""
+    """Return "did you mean 'x'?" for the nearest known name, or else the list of them, cut where it is long."""
     near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(known)}"
+    if near:
+        return f"did you mean '{near[0]}'?"
+    return f"choose one of {', '.join(known[:MOST_LISTED])}" + (", ..." if len(known) > MOST_LISTED else "")
 
 
 class Registry(Generic[T]):

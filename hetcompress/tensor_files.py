@@ -19,13 +19,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hetcompress.errors import InputError
+
 __all__ = ["size_of_tensors", "write_tensors"]
 
 NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+    torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.complex64: "C64",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
 }  # fmt: skip
-"""Of the types that a state dict of a convolutional network can hold."""
+"""Of all types that both torch and the format have had for long."""
 
 
 def _in_order(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
@@ -37,6 +41,11 @@ def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes
     end = 0
     for name, tensor in _in_order(tensors):
         begin, end = end, end + tensor.nbytes
+        if tensor.dtype not in NAMES:
+            raise InputError(
+                f"tensor {name}", expected=f"one of {', '.join(str(kind) for kind in NAMES)}", found=str(tensor.dtype),
+                fix="convert it in the checkpoint",
+            )  # fmt: skip
         fields[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
@@ -58,6 +67,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
     Raises:
         OSError: The disk is full, or the file cannot be written.
+        InputError: The format has no place for a type.
     """
     with path.open("wb") as file:
         file.write(_header(tensors, metadata or {}))

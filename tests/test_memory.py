@@ -1,5 +1,6 @@
 """What only a cycle holds is given back."""
 
+import gc
 import weakref
 
 from torch import nn
@@ -11,6 +12,11 @@ def test_a_cycle_is_collected():
     model = nn.Linear(2, 2)
     model.itself = [model]
     alive = weakref.ref(model)
-    del model
-    release()
+    gc.disable()
+    try:
+        del model
+        assert alive() is not None, "nothing else collects it meanwhile"
+        release()
+    finally:
+        gc.enable()
     assert alive() is None

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
+from hetcompress.errors import InputError
 from hetcompress.tensor_files import NAMES, size_of_tensors, write_tensors
 
 SHAPES = st.lists(st.integers(0, 4), max_size=3).map(tuple)
@@ -56,3 +57,10 @@ def test_a_view_is_written_without_what_lies_around_it(tmp_path):
 def test_a_full_disk_is_an_error_of_the_system():
     with pytest.raises(OSError, match="No space left"):
         write_tensors(Path("/dev/full"), {"w": torch.zeros(2 * io.DEFAULT_BUFFER_SIZE)})
+
+
+def test_a_type_without_a_name_is_refused(tmp_path):
+    with pytest.raises(
+        InputError, match=r"tensor w: expected one of .*float32.*, found torch.complex128. Fix: convert"
+    ):
+        write_tensors(tmp_path / "file", {"w": torch.zeros(2, dtype=torch.complex128)})

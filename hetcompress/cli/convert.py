@@ -144,4 +144,6 @@ def _numbers(option: str, text: str | None) -> list[float] | None:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise UsageError(option, expected="numbers separated by commas", found=f"'{text}'") from None
+        raise UsageError(
+            option, expected="numbers separated by commas", found=f"'{text}'", fix=f"for example {option} 0.5,0.5,0.5"
+        ) from None

@@ -101,7 +101,9 @@ def group_size(option: str, text: str | None) -> int | Any:
     if text is None or text == "all":
         return text
     if not text.isdecimal() or int(text) < 1:
-        raise UsageError(option, expected="a number of at least 1, or 'all'", found=f"'{text}'")
+        raise UsageError(
+            option, expected="a number of at least 1, or 'all'", found=f"'{text}'", fix=f"for example {option} 16"
+        )
     return int(text)
 
 
@@ -115,7 +117,9 @@ def key_values(option: str, texts: list[str]) -> dict[str, Any]:
     for text in texts:
         name, sign, value = text.partition("=")
         if not sign or not name:
-            raise UsageError(option, expected="name=value", found=f"'{text}'")
+            raise UsageError(
+                option, expected="name=value", found=f"'{text}'", fix=f"for example {option} num_classes=10"
+            )
         try:
             values[name] = json.loads(value)
         except ValueError:

@@ -35,6 +35,7 @@ TARGETS = ("density", "mac_ratio", "latency_ratio")
 DISPLACED = {
     **{target: tuple(other for other in TARGETS if other != target) for target in TARGETS},
     **dict.fromkeys(("family_arg", "group_out", "group_in"), ("granularity",)),
+    "arch": ("arch_arg",),
     "family": ("granularity", "family_arg"),
     "granularity": ("family", "family_arg", "group_out", "group_in"),
     "method": ("penalty",),
@@ -86,23 +87,26 @@ def _checked(where: str, hint: Any, value: Any) -> Any:
     kind, info = get_args(hint)[:2]
     if get_origin(kind) in (Union, types.UnionType):
         kind = next(one for one in get_args(kind) if one is not type(None))
-    least = info.min if isinstance(info, OptionInfo) else None
+    bounds = (info.min, info.max) if isinstance(info, OptionInfo) else (None, None)
     if get_origin(kind) not in (list, tuple):
-        return _one(where, kind, least, value)
+        return _one(where, kind, bounds, value)
     kinds = get_args(kind)
     if not isinstance(value, list) or (get_origin(kind) is tuple and len(value) != len(kinds)):
         count = f"{len(kinds)} values" if get_origin(kind) is tuple else "values"
-        raise InputError(where, expected=f"a list of {count}", found=repr(value))
-    return [_one(where, kinds[0], least, one) for one in value]
+        raise InputError(where, expected=f"a list of {count}", found=repr(value), fix="correct the file")
+    return [_one(where, kinds[0], bounds, one) for one in value]
 
 
-def _one(where: str, kind: type, least: float | None, value: Any) -> Any:
+def _one(where: str, kind: type, bounds: tuple[float | None, float | None], value: Any) -> Any:
     wanted: type = kind if kind in KINDS else str  # paths are texts
     # a number may stand for a text ("group-out" is one or "all"), and a whole number for any
     fits = isinstance(value, wanted if wanted in (bool, int) else (wanted, int, float))
-    if not fits or (isinstance(value, bool) and wanted is not bool) or (least is not None and value < least):
-        expected = KINDS[wanted] + (f" of at least {least:g}" if least is not None else "")
-        raise InputError(where, expected=expected, found=repr(value))
+    least, most = bounds
+    inside = fits and (least is None or value >= least) and (most is None or value <= most)
+    if not inside or (isinstance(value, bool) and wanted is not bool):
+        limits = [f"of at least {least:g}"] * (least is not None) + [f"of at most {most:g}"] * (most is not None)
+        expected = " ".join([KINDS[wanted], *limits])
+        raise InputError(where, expected=expected, found=repr(value), fix="correct the file")
     return str(value) if wanted is str else value
 
 

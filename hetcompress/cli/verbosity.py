@@ -54,7 +54,7 @@ def with_verbosity(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def talking(*, quiet: bool, verbose: bool, **arguments: Any) -> None:
         if quiet and verbose:
-            raise UsageError("--quiet and --verbose", expected="one of them", found="both")
+            raise UsageError("--quiet and --verbose", expected="one of them", found="both", fix="leave one out")
         _CHOSEN.set(Verbosity.QUIET if quiet else Verbosity.VERBOSE if verbose else Verbosity.NORMAL)
         with _described():
             command(**arguments)

@@ -50,7 +50,12 @@ def _from_tree(request: Request, name: str, tree: Path) -> DataSource:
     listings = {split: list_images(tree / split) for split in ("train", "test")}
     train, test = listings["train"], listings["test"]
     if train.classes != test.classes:
-        raise InputError(f"image folder {tree}", expected="the same classes in train and test", found="different ones")
+        raise InputError(
+            f"image folder {tree}",
+            expected="the same classes in train and test",
+            found="different ones",
+            fix="name a complete tree with --data-root",
+        )
     note = "" if len(test.files) == OFFICIAL_TEST else f"{len(test.files):,} of {OFFICIAL_TEST:,} test images"
 
     def read(split: str) -> Split:

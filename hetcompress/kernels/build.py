@@ -1,4 +1,4 @@
-"""Compiles the kernels: at installation, and by ``python -m hetcompress.kernels.build`` if it had no compiler then.
+"""Compiles the kernels: at installation, and by ``python -m hetcompress.kernels`` if it had no compiler then.
 
 Needs nothing but the standard library and a C++17 compiler with vector types (g++ 12 or clang 12 and newer), so that
 the installation can run it by its path, before any dependency is there.
@@ -109,7 +109,3 @@ def _run(command: list[str]) -> None:
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
         raise BuildError(f"{command[0]}: {lines[0] if lines else f'exit code {done.returncode}'}")
-
-
-if __name__ == "__main__":
-    sys.stdout.write(f"{build()}\n")

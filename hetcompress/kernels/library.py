@@ -122,7 +122,7 @@ class Geometry:
 def _library() -> ctypes.CDLL | str:
     path = library_path()
     if not path.is_file():
-        return "the library is not built; with a C++ compiler, run python -m hetcompress.kernels.build"
+        return "the library is not built; with a C++ compiler, run python -m hetcompress.kernels"
     try:
         library = ctypes.CDLL(str(path))
         library.hetc_conv2d_run.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)

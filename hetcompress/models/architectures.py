@@ -63,7 +63,12 @@ class Architecture:
                 found=f"{type(error).__name__}: {error}{place}", fix="check --arch and --arch-arg",
             ) from None  # fmt: skip
         if not isinstance(model, nn.Module):
-            raise UsageError(f"--arch {self.spec}", expected="a factory of an nn.Module", found=type(model).__name__)
+            raise UsageError(
+                f"--arch {self.spec}",
+                expected="a factory of an nn.Module",
+                found=type(model).__name__,
+                fix="name a function or class that returns one",
+            )
         return model.eval()
 
     def build_meta(self) -> nn.Module:
@@ -175,7 +180,10 @@ def _user_factory(place: str, name: str) -> Callable[..., nn.Module]:
         frames = traceback.extract_tb(error.__traceback__)
         line = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
         raise UsageError(
-            where, expected="code that can be imported", found=f"{type(error).__name__}: {error}{line}"
+            where,
+            expected="code that can be imported",
+            found=f"{type(error).__name__}: {error}{line}",
+            fix="mend that line",
         ) from None
     factory = getattr(module, name, None)
     if not callable(factory):
@@ -202,7 +210,12 @@ def _module_of_name(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is not None and not name.startswith(error.name):
             raise
-        raise UsageError(f"--arch {name}", expected=FORMS, found=f"no module named '{error.name}'") from None
+        raise UsageError(
+            f"--arch {name}",
+            expected=FORMS,
+            found=f"no module named '{error.name}'",
+            fix="install it, or run where it can be imported",
+        ) from None
 
 
 def input_spec_of(architecture: Architecture, model: nn.Module) -> InputSpec | None:

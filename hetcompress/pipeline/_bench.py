@@ -129,11 +129,15 @@ def _check(
     input_size: Sequence[int] | None,
 ) -> None:
     if not items:
-        raise UsageError("bench", expected="at least one model", found="none")
+        raise UsageError(
+            "bench", expected="at least one model", found="none", fix="name run folders, .onnx or .pt2 files"
+        )
     if runtime is not None and runtime not in RUNTIMES:
         raise UsageError("--runtime", expected=f"one of {', '.join(RUNTIMES)}", found=f"'{runtime}'")
     if min(counts) < 1:
-        raise UsageError("--batch and --threads", expected="numbers of at least 1", found=str(min(counts)))
+        raise UsageError(
+            "--batch and --threads", expected="numbers of at least 1", found=str(min(counts)), fix="leave it out"
+        )
     if input_size is not None and min(input_size) < 1:
         raise UsageError("--input-size", expected="positive numbers", found=" ".join(map(str, input_size)))
     if not 0 < seconds < float("inf"):

@@ -92,7 +92,12 @@ def _input_spec(
     std = tuple(std) if std else (known.std if known else IMAGENET_STD)
     for option, values in (("--mean", mean), ("--std", std)):
         if len(values) != size[0]:
-            raise UsageError(option, expected=f"{size[0]} numbers, one for each channel", found=str(len(values)))
+            raise UsageError(
+                option,
+                expected=f"{size[0]} numbers, one for each channel",
+                found=str(len(values)),
+                fix=f"for example {option} {','.join(['0.5'] * size[0])}",
+            )
     return InputSpec(size, mean, std)
 
 
@@ -107,7 +112,12 @@ def _largest_difference(source: nn.Module, other: nn.Module, images: torch.Tenso
         ) from None  # fmt: skip
     if not isinstance(expected, torch.Tensor) or expected.ndim != 2:
         found = f"shape {tuple(expected.shape)}" if isinstance(expected, torch.Tensor) else type(expected).__name__
-        raise UsageError(f"model {arch}", expected="class scores of shape (images, classes)", found=found)
+        raise UsageError(
+            f"model {arch}",
+            expected="class scores of shape (images, classes)",
+            found=found,
+            fix="wrap it in a factory that returns scores, and name that with --arch",
+        )
     if not bool(expected.isfinite().all()):
         raise InputError(
             f"model {arch}", expected="finite outputs on random images", found="the source's outputs are not finite",
@@ -320,7 +330,10 @@ def _group_sizes(family: str, group_out: GroupSize | None, group_in: GroupSize |
     if family == "hetconv":
         if group_out not in (None, 1) or group_in not in (None, 1):
             raise UsageError(
-                "--group-out and --group-in", expected="1 for the hetconv family", found=f"{group_out}, {group_in}"
+                "--group-out and --group-in",
+                expected="1 for the hetconv family",
+                found=f"{group_out}, {group_in}",
+                fix="leave them out",
             )
         return 1, 1
     habit: tuple[GroupSize, GroupSize] = (16, 1) if family == "free" else ("all", 1)

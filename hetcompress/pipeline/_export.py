@@ -157,7 +157,12 @@ def export(
     )
     folder.record("export", result.to_json())
     if strict and result.complaints:
-        raise VerificationError("export --strict", expected="smaller and faster", found="; ".join(result.complaints))
+        raise VerificationError(
+            "export --strict",
+            expected="smaller and faster",
+            found="; ".join(result.complaints),
+            fix="export without --strict, with --kernels, or from a harder target",
+        )
     return result
 
 
@@ -227,12 +232,15 @@ def _paths(
     """Return the files to write, by target, after checking that they may be written."""
     if not targets:
         raise UsageError(
-            "export", expected=f"a target: {', '.join('--' + name for name in EXPORT_TARGETS)}", found="none"
+            "export",
+            expected=f"a target: {', '.join('--' + name for name in EXPORT_TARGETS)}",
+            found="none",
+            fix="hetcompress export --onnx",
         )
     paths = {name: folder / f"model{EXPORT_TARGETS[name].suffix}" for name in targets}
     if int8 is not None:
         if "onnx" not in paths:
-            raise UsageError("export --int8", expected="--onnx beside it", found=", ".join(targets))
+            raise UsageError("export --int8", expected="--onnx beside it", found=", ".join(targets), fix="add --onnx")
         if data is None:
             raise UsageError(
                 "export --int8", expected="data to calibrate on", found="a run that was made without",

@@ -180,7 +180,12 @@ def _calibration(folder: RunFolder, data: DataSettings, images: int) -> list[Ten
             if len(batches) * size >= images:
                 break
     if not batches:
-        raise InputError(f"data {data.name}", expected="training images to calibrate int8 on", found="none")
+        raise InputError(
+            f"data {data.name}",
+            expected="training images to calibrate int8 on",
+            found="none",
+            fix="name other data with --data",
+        )
     return batches
 
 

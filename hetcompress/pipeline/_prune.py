@@ -57,7 +57,9 @@ def prune(
     layers = named_modules_of(model, LearnableHetConv2d)
     targets = {"density": density, "mac_ratio": mac_ratio, "latency_ratio": latency_ratio}
     if not shapes.has_target and any(layer.family.learnable for layer in layers.values()):
-        raise UsageError("target", expected=f"one of {', '.join(OPTIONS.values())}", found="none")
+        raise UsageError(
+            "target", expected=f"one of {', '.join(OPTIONS.values())}", found="none", fix="for example --density 0.25"
+        )
     scores = magnitudes(layers)
     if random is not None:
         generator = torch.Generator().manual_seed(random)

@@ -137,7 +137,10 @@ def aim(
     fixed_families = {layer.family.name for layer in layers.values() if not layer.family.learnable}
     if fixed_families:
         raise UsageError(
-            "--latency-ratio", expected="shapes that can be learned", found=f"family {', '.join(fixed_families)}"
+            "--latency-ratio",
+            expected="shapes that can be learned",
+            found=f"family {', '.join(fixed_families)}",
+            fix="convert again with --family free or sets",
         )
     prices = prices or layer_prices(converted, example, settings)
     if not any(prices.values()):

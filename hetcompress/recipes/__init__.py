@@ -80,7 +80,9 @@ def load_recipe(recipe: str) -> Recipe:
         data = path.read_bytes()
         read = tomllib.loads(data.decode())
     except OSError as error:
-        raise InputError(where, expected="a readable file", found=error.strerror or str(error)) from None
+        raise InputError(
+            where, expected="a readable file", found=error.strerror or str(error), fix="make it readable"
+        ) from None
     except ValueError as error:  # of TOML, and of UTF-8
         raise InputError(where, expected="TOML", found=str(error), fix="correct the file") from None
     _check(where, read)
@@ -97,4 +99,4 @@ def _check(where: str, read: Mapping[str, Any]) -> None:
             )  # fmt: skip
         if not isinstance(value, str if key == "about" else dict):
             expected = "a text" if key == "about" else f"a table, [{key}]"
-            raise InputError(f"{where}, key {key}", expected=expected, found=repr(value))
+            raise InputError(f"{where}, key {key}", expected=expected, found=repr(value), fix="correct the file")

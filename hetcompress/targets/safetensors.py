@@ -52,7 +52,9 @@ class SafetensorsTarget(ExportTarget):
             model.load_state_dict(tensors)
         except RuntimeError as error:
             lines = str(error).splitlines()
-            raise InputError(f"file {path}", expected="the weights of this model", found=lines[-1].strip()) from None
+            raise InputError(
+                f"file {path}", expected="the weights of this model", found=lines[-1].strip(), fix="export it again"
+            ) from None
 
         def run(images: Tensor) -> Tensor:
             with evaluating(model):
@@ -85,7 +87,12 @@ def _read(path: Path) -> dict[str, Tensor]:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
         ours = json.loads((file.metadata() or {}).get("hetcompress", "{}"))
     if ours.get("format") != FORMAT:
-        raise InputError(f"file {path}", expected=f"an export of format {FORMAT}", found=f"format {ours.get('format')}")
+        raise InputError(
+            f"file {path}",
+            expected=f"an export of format {FORMAT}",
+            found=f"format {ours.get('format')}",
+            fix="export it again",
+        )
     return {**tensors, **{name: tensors[first] for name, first in ours["tied"].items()}}
 
 

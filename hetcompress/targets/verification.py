@@ -101,7 +101,12 @@ def _batches(example: Tensor, samples: Tensor | None) -> Iterator[Tensor]:
 
 def _check_form(found: Tensor, expected: object, where: str, batch: int) -> None:
     if not isinstance(expected, Tensor):
-        raise UsageError(where, expected="a model that returns one tensor", found=type(expected).__name__)
+        raise UsageError(
+            where,
+            expected="a model that returns one tensor",
+            found=type(expected).__name__,
+            fix="wrap it in a factory that returns scores, and name that with --arch",
+        )
     if found.shape != expected.shape:
         raise VerificationError(
             where,

@@ -116,6 +116,13 @@ def test_options_by_hand_win_and_displace_what_excludes_them(hc, digits, tmp_pat
     assert shapes["mac_ratio"] is not None, "only stage fine excludes a target"
 
 
+def test_an_architecture_by_hand_displaces_arguments_of_the_recipe_s_own(hc, tmp_path):
+    checkpoint(tmp_path, "hetcompress:resnet20", num_classes=10)
+    (tmp_path / "vgg.toml").write_text('[convert]\narch = "hetcompress:vgg16"\narch-arg = ["batch_norm=true"]\n')
+    code, _, err = hc("convert", "model.pt", "--recipe", "vgg.toml", "--arch", "hetcompress:resnet20")
+    assert code == 0, err
+
+
 BAD = {
     "unknown recipe": ("--recipe cifar10-resnet20-2y", None, 2, "did you mean 'cifar10-resnet20-2x'?"),
     "no file": ("--recipe none.toml", None, 3, "recipe none.toml: expected a readable file"),
@@ -173,6 +180,8 @@ def test_a_target_that_is_too_hard_is_said_early(hc, digits, tmp_path):
     assert (said["unit"], said["target"]) == ("MAC ratio", 12)
     assert 1 < said["easier"] < 12
     assert f"next easier to try: MAC ratio {said['easier']:.3g}" in err
+    code, _, err = hc(*options, "--mac-ratio", 12, "--lr", 1e-4, "--resume", "never", "-q")
+    assert err.startswith("NOTE: MAC ratio 12 is hard for this model"), "-q leaves warnings"
     code, _, err = hc(*options, "--mac-ratio", 1.05)
     assert "NOTE" not in err
     assert json.loads((tmp_path / "hetrun" / "run.json").read_text())["stages"]["finetune"]["too_hard"] is None

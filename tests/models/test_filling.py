@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from hetcompress.models import MODELS, load_model, parse_architecture
 from hetcompress.models.filling import fill_
@@ -67,3 +68,45 @@ def test_training_a_loaded_net_leaves_its_file(tmp_path):
         for tensor in model.state_dict().values():
             tensor.zero_()
     assert path.read_bytes() == before
+
+
+class Tied(nn.Module):
+    """One module under two names, one weight in two modules, and a buffer under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = self.again = nn.Conv2d(3, 3, 1)
+        self.other = nn.Conv2d(3, 3, 1)
+        self.other.weight = self.first.weight
+        self.register_buffer("scale", torch.ones(3, 1, 1))
+        self.norm = nn.Module()
+        self.norm.register_buffer("scale", self.scale)
+
+    def forward(self, x):
+        return self.other(self.again(self.first(x))) * self.norm.scale
+
+
+@pytest.mark.parametrize("dropped", [(), ("again.weight", "again.bias"), ("first.weight", "first.bias", "scale")])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_ties_stay_and_one_name_is_enough(dropped, device):
+    source = Tied()
+    with torch.device(device):
+        model = Tied()
+    weights = {name: tensor.clone() for name, tensor in source.state_dict().items() if name not in dropped}
+    assert fill_(model, weights) == ([], [])
+    assert model.other.weight is model.first.weight is model.again.weight
+    images = torch.randn(2, 3, 4, 4)
+    assert torch.equal(model(images), source(images))
+    with torch.no_grad():
+        model.first.weight.zero_()
+    assert float(model.other.weight.detach().abs().max()) == 0
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_tie_that_no_name_fills_is_missing(device):
+    with torch.device(device):
+        model = Tied()
+    missing, unexpected = fill_(model, {"other.bias": torch.zeros(3), "scale": torch.ones(3, 1, 1)})
+    assert (set(missing), unexpected) == (
+        {"first.weight", "first.bias", "again.weight", "again.bias", "other.weight"}, []
+    )  # fmt: skip
