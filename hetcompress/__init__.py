@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from hetcompress.pipeline import convert as convert
     from hetcompress.pipeline import export as export
     from hetcompress.pipeline import finetune as finetune
-    from hetcompress.pipeline import plan as plan
     from hetcompress.pipeline import prune as prune
     from hetcompress.pipeline import report as report
     from hetcompress.planning import PlanSettings as PlanSettings
@@ -47,7 +46,6 @@ _HOMES = {
     "report": "pipeline",
     "export": "pipeline",
     "bench": "pipeline",
-    "plan": "pipeline",
     "DataSettings": "pipeline",
     "Converted": "pipeline",
     "Int8Settings": "pipeline",
@@ -76,7 +74,6 @@ __all__ = [
     "convert",
     "export",
     "finetune",
-    "plan",
     "prune",
     "report",
 ]

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,24 +30,25 @@ from torch import Tensor, nn
 
 from hetcompress.conversion import convert
 from hetcompress.errors import HetCompressError, InputError, UsageError
-from hetcompress.files import cannot_write, write_atomically, write_text
+from hetcompress.files import cannot_write, sha256_of, write_atomically, write_text
 from hetcompress.granularity import Grain
 from hetcompress.manifest import faults
 from hetcompress.models import Architecture, InputSpec
 from hetcompress.models.filling import fill_
 from hetcompress.pruning import pruned_skeleton
+from hetcompress.run_files import CONVERTED, DENSE, MADE, MANIFEST, PRUNED, check_free, is_made, is_ours
 from hetcompress.surgery import named_modules_of
 from hetcompress.tensor_files import write_tensors
 
 __all__ = ["FORMAT", "RunFolder"]
 
 FORMAT = 1
-MANIFEST = "run.json"
-DENSE, CONVERTED, PRUNED = "dense.safetensors", "converted.safetensors", "pruned.safetensors"
-OWN = {MANIFEST, DENSE, CONVERTED, PRUNED, "checkpoints", "metrics.jsonl", "plan.json", "report", "export"}
-"""Everything that hetcompress writes into a run folder."""
+REGISTERED = re.compile(r"(hetcompress|torchvision|timm):[\w.-]+")
+"""Architectures that are built because a file says so; whatever else a text of this kind could name is not."""
 
-REGISTERED = ("hetcompress:", "torchvision:", "timm:")
+FETCHING = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "weights", "weights_backbone")
+"""Arguments of theirs that open files or download; a run folder has weights of its own."""
+
 AGAIN = "run `hetcompress convert CHECKPOINT --force` again"
 
 
@@ -154,7 +155,7 @@ class RunFolder:
         except OSError as error:
             fix = "make it readable, or name another folder with --run"
             if isinstance(error, FileNotFoundError | NotADirectoryError):
-                fix = AGAIN if _is_ours(path) else "delete it, or name another folder with --run"
+                fix = AGAIN if is_ours(path) else "delete it, or name another folder with --run"
             raise InputError(
                 f"run folder {path}", expected=f"a readable {MANIFEST}", found=error.strerror or str(error), fix=fix
             ) from None
@@ -201,6 +202,13 @@ class RunFolder:
         found = self.manifest.get("stages", {}).get(name)
         return found if isinstance(found, dict) else None
 
+    def finished(self, stage: str, fingerprint: str) -> dict[str, Any] | None:
+        """Return what a stage of these settings wrote down, if the pruned model is still the one that it left."""
+        found = self.stage(stage)
+        if found is None or found.get("fingerprint") != fingerprint or not self.pruned.exists():
+            return None
+        return found if found.get("weights") == sha256_of(self.pruned) else None
+
     @property
     def input_spec(self) -> InputSpec:
         """Size and normalisation of the images that the model expects."""
@@ -230,8 +238,9 @@ class RunFolder:
     def _build(self) -> nn.Module:
         recorded = self.manifest["architecture"]
         spec = recorded["spec"]
-        architecture = Architecture(spec, dict(recorded["arguments"]))
-        if spec.startswith(REGISTERED):
+        arguments = {name: value for name, value in recorded["arguments"].items() if name not in FETCHING}
+        architecture = Architecture(spec, arguments)
+        if REGISTERED.fullmatch(spec):
             with self._replaying():
                 return architecture.skeleton()
         if self.factory != spec:
@@ -292,43 +301,28 @@ class RunFolder:
         """Write the pruned model."""
         _save_weights(self.pruned, model)
 
+    def check_untrained(self, *, force: bool) -> None:
+        """Refuse to replace what was trained, unless `force` is given.
+
+        Raises:
+            UsageError: The run is fine-tuned, or its training was interrupted and can go on.
+        """
+        trained = self.stage("finetune") is not None
+        if not force and (trained or self.checkpoint.exists()):
+            raise UsageError(
+                f"run folder {self.path}", expected="one without training results",
+                found="a fine-tuned model" if trained else "a training that was interrupted and can go on",
+                fix="pass --force to replace it, or convert into another folder with --run",
+            )  # fmt: skip
+
     def discard_results(self) -> None:
         """Forget what was made from an earlier pruned model: reports and exports speak of another net now."""
-        for name in ("report", "export"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in MADE:
+            folder = self.path / name
+            for path in folder.iterdir() if folder.is_dir() else ():
+                if is_made(path):
+                    path.unlink()
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # unless something else lies there
             self.manifest.get("stages", {}).pop(name, None)
         self.plan.unlink(missing_ok=True)
-
-
-def _is_ours(path: Path) -> bool:
-    """Say whether a folder is a run, or what is left of one and nothing else."""
-    names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-    return MANIFEST in names or (bool(names & {DENSE, CONVERTED}) and names <= OWN)
-
-
-def check_free(path: Path, *, force: bool) -> None:
-    """Refuse a folder that would have to be replaced without consent, or that is no run.
-
-    Raises:
-        UsageError: The folder exists without `force`, or is not a run folder.
-    """
-    if not path.exists():
-        return
-    try:
-        empty, ours = path.is_dir() and not any(path.iterdir()), _is_ours(path)
-    except OSError as error:
-        raise cannot_write(f"--run {path}", error) from None
-    if empty:
-        return
-    if not ours:
-        raise UsageError(
-            f"--run {path}", expected="a new folder", found="one that is not a run",
-            fix="delete it, or name another with --run",
-        )  # fmt: skip
-    if not force:
-        raise UsageError(
-            f"--run {path}",
-            expected="a new folder",
-            found="a run",
-            fix="name another with --run, or replace it with --force",
-        )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -34,10 +36,14 @@ class Interruption:
     """Turns the first SIGINT or SIGTERM into a request that training answers after the step; a second one acts at once.
 
     Outside the main thread signals cannot be caught, and nothing changes.
+
+    Args:
+        say: Told at once that the signal was heard.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None]) -> None:
         self.requested = 0
+        self.say = say
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -55,6 +61,8 @@ class Interruption:
     def _note(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.requested = signum
         signal.signal(signum, self._previous[signum])
+        with contextlib.suppress(RuntimeError):  # the signal may have come in the middle of other output
+            self.say("stopping after this step, with the state saved; a second signal stops at once, without")
 
     def stop_if_requested(self) -> None:
         """Raise `InterruptedRunError` if a signal has come."""

@@ -66,7 +66,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _reason(module: nn.Module, *, first: bool, tied_to: str | None) -> str:
+def _reason(module: nn.Module, *, first: bool, tied_to: str | None, unfit: str) -> str:
     """Return why a convolution is left alone whatever the patterns say, or by default ("default: ...")."""
     if isinstance(module, LearnableHetConv2d | HetConv2d):
         return "already converted"
@@ -77,6 +77,10 @@ def _reason(module: nn.Module, *, first: bool, tied_to: str | None) -> str:
         return f"{type(module).__name__} is a subclass of Conv2d that is not registered as convertible"
     if tied_to is not None:
         return f"shares its weight with {tied_to}"
+    if module._forward_hooks or module._forward_pre_hooks:  # noqa: SLF001  torch has no other way to ask
+        return "has forward hooks, which would be lost"
+    if unfit:
+        return unfit
     if first:
         return "default: first convolution"
     if module.groups == module.in_channels > 1:
@@ -90,7 +94,11 @@ def _kind(module: nn.Module) -> str:
 
 
 def plan_conversion(
-    model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence[str] = ()
+    model: nn.Module,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    unfit: Mapping[str, str] | None = None,
 ) -> tuple[LayerPlan, ...]:
     """Say for each convolution of `model` whether it will be converted, and if not, why.
 
@@ -101,6 +109,7 @@ def plan_conversion(
         model: The dense model.
         include: Shell patterns of names; when given, only these are converted, including those left out by default.
         exclude: Shell patterns of names to leave out.
+        unfit: Why convolutions cannot be replaced by other modules, by name, where running the model has shown it.
 
     Raises:
         UsageError: A pattern matches no convolution.
@@ -119,7 +128,9 @@ def plan_conversion(
     plans = []
     for name, module in convolutions.items():
         others = [user for user in users.get(id(module.weight), []) if user != name]
-        reason = _reason(module, first=name == first, tied_to=others[0] if others else None)
+        reason = _reason(
+            module, first=name == first, tied_to=others[0] if others else None, unfit=(unfit or {}).get(name, "")
+        )
         if include and _matches(name, include):
             reason = "" if reason.startswith("default: ") else reason
         elif include and not reason:
@@ -139,6 +150,7 @@ def convert(
     grains: Mapping[str, Grain] | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    unfit: Mapping[str, str] | None = None,
 ) -> Conversion:
     """Return a copy of `model` whose convolutions learn their kernel shapes.
 
@@ -152,12 +164,13 @@ def convert(
         grains: Layers for which these three are others.
         include: See `plan_conversion`.
         exclude: See `plan_conversion`.
+        unfit: See `plan_conversion`.
 
     Raises:
         UsageError: A pattern matches no convolution, or a group size is not positive.
         NothingToDoError: No convolution can be converted.
     """
-    plans = plan_conversion(model, include=include, exclude=exclude)
+    plans = plan_conversion(model, include=include, exclude=exclude, unfit=unfit)
     chosen = [plan.name for plan in plans if plan.converted]
     if not chosen:
         reasons = "; ".join(f"{plan.name}: {plan.reason}" for plan in plans[:5]) or "the model has none"

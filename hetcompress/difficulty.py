@@ -32,31 +32,35 @@ class TooHard:
         target: As it was asked for.
         easier: The next easier target of the same unit that is worth a try.
         lost: Share of the source's accuracy that was gone after recalibration.
+        max_steps: What ended the training early, if anything.
     """
 
     unit: str
     target: float
     easier: float
     lost: float
+    max_steps: int | None = None
 
     def __str__(self) -> str:
+        longer = "more epochs" if self.max_steps is None else f"more than --max-steps {self.max_steps}"
         return (
             f"{self.unit} {self.target:g} is hard for this model: after recalibration {self.lost:.0%} of the source's "
             f"accuracy is gone, and training the weights may not bring it back; next easier to try: {self.unit} "
-            f"{self.easier:.3g}, or more epochs, or finer groups"
+            f"{self.easier:.3g}, or {longer}, or finer groups"
         )
 
 
-def too_hard(budget: Budget, accuracies: Mapping[str, Accuracy]) -> TooHard | None:
+def too_hard(budget: Budget, accuracies: Mapping[str, Accuracy], max_steps: int | None = None) -> TooHard | None:
     """Return what is to be said of a target, or None where it is not too hard, or nothing was measured.
 
     Args:
         budget: What was pruned to.
         accuracies: What fine-tuning has measured, by its name.
+        max_steps: What ended the training early, if anything.
     """
     if BEFORE not in accuracies or AFTER not in accuracies or accuracies[BEFORE].correct == 0:
         return None
     lost = 1 - accuracies[AFTER].percent / accuracies[BEFORE].percent
     if lost <= LIMIT:
         return None
-    return TooHard(budget.unit, budget.target, budget.target ** (LIMIT / lost), lost)
+    return TooHard(budget.unit, budget.target, budget.target ** (LIMIT / lost), lost, max_steps)

@@ -36,7 +36,7 @@ class HetCompressError(Exception):
         if expected is not None:
             parts.append(f"expected {expected}")
         if found is not None:
-            parts.append(f"found {found}")
+            parts.append(f"found {found.rstrip('.')}")
         text = where + (": " + ", ".join(parts) if parts else "")
         if fix is not None:
             text += f". Fix: {fix}"

@@ -246,7 +246,9 @@ class _Run:
     @property
     def verdict(self) -> TooHard | None:
         """What is to be said of the target; nothing of a pattern that is fixed."""
-        return too_hard(self.budget, self.accuracies) if self.learnable and self.budget is not None else None
+        if not self.learnable or self.budget is None:
+            return None
+        return too_hard(self.budget, self.accuracies, self.train.max_steps)
 
     def recalibrate(self) -> None:
         """Measure batch-norm statistics on augmented training images, in an order that is not trained on."""
@@ -322,10 +324,11 @@ def finetune(
         HetCompressError: The loss became infinite or not a number.
     """
     torch.manual_seed(train.seed)
-    with Interruption() as interruption:
+    reporter = reporter or Silent()
+    with Interruption(reporter.note) as interruption:
         run = _Run(
             model, teacher, data, train, shapes, budget=budget, pruner=pruner, checkpoint=checkpoint,
-            every=checkpoint_every, first_step=first_step, fingerprint=fingerprint, reporter=reporter or Silent(),
+            every=checkpoint_every, first_step=first_step, fingerprint=fingerprint, reporter=reporter,
             device=torch.device(device), interruption=interruption,
         )  # fmt: skip
         state = load_checkpoint(checkpoint) if checkpoint is not None and resume and checkpoint.exists() else None

@@ -1,7 +1,7 @@
 """How shapes are learned in stage 1: by penalised logits, or by a schedule over scores.
 
-A learner sees the training loop at three points: it may add to the loss, act after the backward pass, and at the end
-say what every shape is worth.
+A learner sees the training loop at four points: it may set up the layers for a step, add to the loss, act after the
+backward pass, and at the end say what every shape is worth.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ class ShapeLearner(abc.ABC):
     """What stage 1 does beside training the weights."""
 
     trains_logits: bool
+
+    def before_forward(self, progress: float) -> None:  # noqa: B027  most learners do nothing
+        """Prepare the layers for a step; all that is set here must follow from `progress`, for resumed runs."""
 
     @abc.abstractmethod
     def loss(self, progress: float, task_loss: Tensor) -> Tensor | None:
@@ -78,10 +81,13 @@ class PenaltyLearner(ShapeLearner):
         self.calibration = calibration
         self.loss_sum, self.loss_count = 0.0, 0
 
-    def loss(self, progress: float, task_loss: Tensor) -> Tensor | None:
-        """Return the weighted penalty; None while the first task loss is being measured."""
+    def before_forward(self, progress: float) -> None:
+        """Phase the masks in."""
         for layer in self.layers.values():
             layer.mask_share = linear(progress, self.warmup)
+
+    def loss(self, progress: float, task_loss: Tensor) -> Tensor | None:
+        """Return the weighted penalty; None while the first task loss is being measured."""
         if progress < self.calibration or self.loss_count == 0:
             self.loss_sum += float(task_loss.detach())
             self.loss_count += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -26,24 +27,26 @@ DOMAIN = "hetcompress.form"
 PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
-Placed = dict[str, tuple[Form, tuple[int, ...]]]
-"""Forms by name, each with the size of its output without the batch."""
+Sizes = tuple[int, ...]
+Placed = dict[str, Form]
+"""Forms by name."""
 
 
 class _Opaque(nn.Module):
-    """One operator in place of a form."""
+    """One operator in place of a form, for each of its calls: sizes of the output, by those of the input."""
 
-    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+    def __init__(self, name: str, shapes: dict[Sizes, Sizes]) -> None:
         super().__init__()
-        self.name, self.shape = name, shape
+        self.name, self.shapes = name, shapes
 
     def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        shape = self.shapes[tuple(x.shape[1:])]
         return torch.onnx.ops.symbolic(
             f"{DOMAIN}::Form",
             (x, *others),
-            {"name": self.name},
+            {"name": self.name, "shape": list(shape)},
             dtype=x.dtype,
-            shape=(x.shape[0], *self.shape),
+            shape=(x.shape[0], *shape),
             version=1,
         )
 
@@ -66,40 +69,43 @@ def opaque(model: nn.Module, example: Tensor) -> tuple[nn.Module, Placed]:
         example: Images for one run, which tells how large the output of each form is.
     """
     forms = dict(roots(model))
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, dict[Sizes, Sizes]] = {}
     with contextlib.ExitStack() as hooks:
         for name, form in forms.items():
 
-            def note(_module: nn.Module, _inputs: Any, output: Tensor, name: str = name) -> None:
-                shapes[name] = tuple(output.shape[1:])
+            def note(_module: nn.Module, inputs: Any, output: Tensor, name: str = name) -> None:
+                shapes.setdefault(name, {})[tuple(inputs[0].shape[1:])] = tuple(output.shape[1:])
 
             hooks.callback(form.register_forward_hook(note).remove)
         if forms:
             model(example)
-    stand_ins = {id(forms[name]): _Opaque(name, shape) for name, shape in shapes.items()}
+    stand_ins = {id(forms[name]): _Opaque(name, sizes) for name, sizes in shapes.items()}
     # deepcopy takes what the memo holds as copied already: forms become stand-ins, weights stay shared
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, memo | stand_ins), {name: (forms[name], shape) for name, shape in shapes.items()}
+    return copy.deepcopy(model, memo | stand_ins), {name: forms[name] for name in shapes}
 
 
 def put_in_place(model: onnx.ModelProto, forms: Placed) -> None:
-    """Replace each stand-in of a model by the nodes of its form."""
+    """Replace each stand-in of a model by the nodes of its form; calls of one form share its constants."""
     graph = model.graph
     nodes: list[onnx.NodeProto] = []
+    calls: Counter[str] = Counter()
     for node in graph.node:
         if node.domain != DOMAIN:
             nodes.append(node)
             continue
-        name = onnx.helper.get_attribute_value(node.attribute[0]).decode()
-        layer = LayerNodes(f"{name}.")
-        form, shape = forms[name]
-        layer.emit(form, *node.input)
+        told = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+        name = told["name"].decode()
+        layer = LayerNodes(f"{name}." if not calls[name] else f"{name}.call_{calls[name]}.", f"{name}.")
+        layer.emit(forms[name], *node.input)
         layer.nodes[-1].output[0] = node.output[0]  # what a form adds last is its result
         graph.value_info.append(
-            onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, ["batch", *shape])
+            onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, ["batch", *told["shape"]])
         )
         nodes.extend(layer.nodes)
-        graph.initializer.extend(layer.initializers)
+        if not calls[name]:
+            graph.initializer.extend(layer.initializers)
+        calls[name] += 1
     del graph.node[:]
     graph.node.extend(nodes)
     domains = [entry for entry in model.opset_import if entry.domain != DOMAIN]
@@ -138,14 +144,15 @@ class LayerNodes:
 
     Args:
         prefix: Of the names of all values; unique in the graph.
+        shared: Of the names of constants, where another call of the form has them too; None for the same prefix.
 
     Attributes:
         nodes: In the order in which they run.
         initializers: Weights and indices.
     """
 
-    def __init__(self, prefix: str) -> None:
-        self.prefix = prefix
+    def __init__(self, prefix: str, shared: str | None = None) -> None:
+        self.prefix, self.shared = prefix, prefix if shared is None else shared
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
 
@@ -157,7 +164,7 @@ class LayerNodes:
 
     def constant(self, values: Any) -> str:
         """Add an initializer and return its name."""
-        name = f"{self.prefix}value_{len(self.initializers)}"
+        name = f"{self.shared}value_{len(self.initializers)}"
         array = values.detach().numpy(force=True) if isinstance(values, Tensor) else np.asarray(values, np.int64)
         self.initializers.append(onnx.numpy_helper.from_array(array, name))
         return name

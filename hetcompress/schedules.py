@@ -55,7 +55,7 @@ def penalty_weight(progress: float, *, first_loss: float, maximum: float, warmup
     Args:
         progress: Steps of stage 1 since the first task loss is known, over all of them.
         first_loss: Mean task loss of the first epoch.
-        maximum: Largest value of the penalty.
+        maximum: The penalty of full kernels.
         warmup: Share of stage 1 over which the weight rises.
     """
     return FINAL_PENALTY * first_loss / maximum * linear(progress, warmup)

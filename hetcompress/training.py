@@ -136,6 +136,9 @@ class Batches(Protocol):
 class Hook(Protocol):
     """What stage 1 adds to plain training; see `hetcompress.learners.ShapeLearner`."""
 
+    def before_forward(self, progress: float) -> None:
+        """Prepare the model for a step."""
+
     def loss(self, progress: float, task_loss: Tensor) -> Tensor | None:
         """Return an addition to the loss."""
 
@@ -261,6 +264,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step) * group["scale"]
         progress = (step - stage[0]) / max(1, stage[1] - stage[0])
+        if hook is not None:
+            hook.before_forward(progress)
         losses = self._losses(images, labels)
         weights = self._weights
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()

@@ -2,9 +2,15 @@
 
 import ast
 import importlib
+import sys
 
 import pytest
 from conftest import REPO
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 FILES = sorted((REPO / "hetcompress").rglob("*.py"))
 MOST_LINES, MOST_BODY = 350, 60
@@ -23,11 +29,25 @@ def test_files_and_functions_stay_small():
 
 @pytest.mark.parametrize(
     "package",
-    ["", ".nn", ".kernels", ".shapes", ".models", ".data", ".penalties", ".lowering", ".targets", ".pipeline"],
+    [
+        "",
+        ".cli",
+        ".nn",
+        ".kernels",
+        ".shapes",
+        ".models",
+        ".data",
+        ".penalties",
+        ".planning",
+        ".lowering",
+        ".recipes",
+        ".targets",
+        ".pipeline",
+    ],
 )
 def test_doors_say_what_is_there(package):
     module = importlib.import_module(f"hetcompress{package}")
-    assert all(hasattr(module, name) for name in module.__all__)
+    assert all(getattr(module, name) is not None for name in module.__all__)
     assert len(set(module.__all__)) == len(module.__all__)
 
 
@@ -37,3 +57,12 @@ def test_every_file_that_registers_something_is_imported_by_its_folder(folder):
     for path in (REPO / "hetcompress" / folder).glob("*.py"):
         if ".register(" in path.read_text() and path.stem not in ("__init__", "base"):
             assert path.stem in door, f"add `{path.stem}` to the imports of hetcompress/{folder}/__init__.py"
+
+
+def test_every_module_has_its_place_in_the_order_of_imports():
+    order, drawing = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    modules = {f"hetcompress.{path.stem}" for path in (REPO / "hetcompress").iterdir() if path.suffix == ".py"}
+    modules |= {f"hetcompress.{path.parent.name}" for path in (REPO / "hetcompress").glob("*/__init__.py")}
+    modules -= {"hetcompress.__init__", "hetcompress.__main__"}
+    assert modules == {name for layer in order["layers"] for name in layer.split(" | ")}
+    assert modules == {*drawing["source_modules"], "hetcompress.cli"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated, Optional
 
@@ -67,6 +68,7 @@ for command, name in (
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    signal.signal(signal.SIGTERM, lambda signum, _frame: sys.exit(128 + signum))  # leaves no temporary files behind
     try:
         app()
     except HetCompressError as error:

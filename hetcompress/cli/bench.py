@@ -88,7 +88,7 @@ def print_timings(timings: tuple[Timing, ...], machine: str) -> None:
     rows = [
         [
             timing.name, timing.latency.runtime, str(timing.latency.batch), str(timing.latency.threads),
-            f"{timing.latency.median_ms:.3g}", f"{timing.latency.p05_ms:.3g}", f"{timing.latency.p95_ms:.3g}",
+            *map(console.milliseconds, (timing.latency.median_ms, timing.latency.p05_ms, timing.latency.p95_ms)),
             "1" if timing.verdict == "reference"
             else f"{timing.ratio:.2f} ({timing.ratio_low:.2f} to {timing.ratio_high:.2f})",
             timing.verdict,
@@ -98,7 +98,7 @@ def print_timings(timings: tuple[Timing, ...], machine: str) -> None:
     columns = ["model", "runtime", "batch", "threads", "median ms", "5 %", "95 %", "time ratio", ""]
     brief = [
         f"{timing.name} in {timing.latency.runtime}, batch {timing.latency.batch}, threads {timing.latency.threads}: "
-        f"{timing.latency.median_ms:.3g} ms, time ratio {timing.ratio:.2f}, {timing.verdict}"
+        f"{console.milliseconds(timing.latency.median_ms)} ms, time ratio {timing.ratio:.2f}, {timing.verdict}"
         for timing in timings
     ]
     console.say(console.table(f"Latency, {machine}", columns, rows, numbers_from=2), brief=brief)

@@ -82,6 +82,11 @@ def detail(text: str) -> None:
         _err.print(text)
 
 
+def milliseconds(time: float) -> str:
+    """Return a time with three digits, or whole milliseconds where it has more."""
+    return f"{time:.3g}" if time < 999.5 else f"{time:,.0f}"
+
+
 def count(number: float) -> str:
     """Return a whole number with thousands separated."""
     return f"{number:,.0f}"

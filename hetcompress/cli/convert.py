@@ -104,13 +104,10 @@ def convert(
         "mean": _numbers("--mean", mean), "std": _numbers("--std", std), "trust_pickle": trust_pickle, "ema": ema,
         "granularity": granularity,
     }  # fmt: skip
-    if dry_run:
-        result = pipeline.plan(checkpoint, **settings)
-    else:
-        plan = plan_settings("fast", target, batch, threads, kernels=kernels)
-        result = pipeline.convert(
-            checkpoint, run=run, plan=plan, force=force, recipe=recorded(recipe), **settings
-        )  # fmt: skip
+    plan = plan_settings("fast", target, batch, threads, kernels=kernels)
+    result = pipeline.convert(
+        checkpoint, run=run, plan=plan, force=force, dry_run=dry_run, recipe=recorded(recipe), **settings
+    )
     for note in result.notes:
         console.warn(note)
     if json_out:
@@ -124,9 +121,9 @@ def convert(
         f"{result.convertible_macs / result.dense_macs:.1%} of {console.millions(result.dense_macs)} MACs; "
         f"what stays dense bounds MAC ratios at {result.highest_mac_ratio:.3g}"
     )
-    if result.max_difference is not None:
-        note = "" if result.exact else f"; {family} is a fixed pattern and changes the function until it is fine-tuned"
-        console.say(f"largest difference to the source's outputs: {result.max_difference:g}{note}")
+    note = "" if result.exact else f"; {family} is a fixed pattern and changes the function until it is fine-tuned"
+    console.say(f"largest difference to the source's outputs: {result.max_difference:g}{note}")
+    if result.run is not None:
         console.result(f"run folder: {result.run}")
 
 

@@ -21,17 +21,22 @@ def demo(
     from hetcompress.cli import console
 
     console.note("the whole pipeline on handwritten digits, about a minute")  # before torch takes its seconds to import
+    from hetcompress.checkpointing import InterruptedRunError
     from hetcompress.cli.export import print_export, warn_of
     from hetcompress.cli.report import print_report
     from hetcompress.pipeline import demo as run_demo
 
     folder = out or Path(tempfile.mkdtemp(prefix="hetcompress-demo-"))
-    with console.TrainingProgress() as progress:
-        result = run_demo(
-            folder,
-            reporter=progress.restarted,
-            announce=lambda text: console.note(f"\n$ {text}" if text.startswith("hetcompress") else text),
-        )
+    try:
+        with console.TrainingProgress() as progress:
+            result = run_demo(
+                folder,
+                reporter=progress.restarted,
+                announce=lambda text: console.note(f"\n$ {text}" if text.startswith("hetcompress") else text),
+            )
+    except InterruptedRunError as error:
+        error.args = (f"stopped; what there is by now lies in {folder}",)  # of several commands, none can go on
+        raise
     warn_of(result.exported)
     print_report(result.report)
     print_export(result.exported)

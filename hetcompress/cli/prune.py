@@ -42,6 +42,7 @@ def prune(
         typer.Option(metavar="SEED", help="Choose shapes at random, for experiments."),
     ] = None,
     evenly: Annotated[bool, typer.Option("--evenly", help="Keep the same share of every layer.")] = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace what was trained.")] = False,
     arch: Arch = None,
     json_out: Json = False,
 ) -> None:
@@ -55,7 +56,7 @@ def prune(
     result = pipeline.prune(
         run, density=density, mac_ratio=mac_ratio, latency_ratio=latency_ratio,
         plan=plan_settings("fast", target, batch, threads, kernels=kernels), arch=arch, random=random,
-        evenly=evenly,
+        evenly=evenly, force=force,
     )  # fmt: skip
     if json_out:
         console.print_json({"command": "prune", "result": result})
@@ -63,4 +64,6 @@ def prune(
     console.result(f"density {result.density:.4f}, MAC ratio {result.mac_ratio:.3f} (effective)")
     if result.time is not None:
         console.result(str(result.time))
+    if density is not None and not evenly and result.mac_ratio < density**-0.5:
+        console.say("most of what was pruned costs few MACs; --mac-ratio aims at these")
     console.say("not trained: run `hetcompress finetune --stage fine --data NAME` to recover accuracy")

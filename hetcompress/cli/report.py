@@ -10,6 +10,7 @@ import typer
 from hetcompress.cli.options import Arch, Batch, Json, Kernels, Plan, Run, Target, Threads, plan_settings
 
 if TYPE_CHECKING:
+    from hetcompress.latency import Latency
     from hetcompress.pipeline import Report
 
 __all__ = ["print_report", "report"]
@@ -50,7 +51,8 @@ def report(
         console.print_json({"command": "report", "result": result.to_json()})
     else:
         print_report(result)
-        console.result(f"written: {run / 'report' / 'report.json'} and layers.csv")
+        written = [f"{run / 'report' / 'report.json'} and layers.csv", *([] if csv is None else [str(csv)])]
+        console.result(f"written: {', '.join(written)}")
 
 
 def print_report(result: Report) -> None:
@@ -134,10 +136,17 @@ def print_latency(comparisons: tuple[object, ...], machine: str) -> None:
     rows = []
     for item in comparisons:
         assert isinstance(item, Comparison)
-        both = [f"{of.median_ms:.3g} ({of.p05_ms:.3g} to {of.p95_ms:.3g})" for of in (item.dense, item.compact)]
+        both = [_spread(latency) for latency in (item.dense, item.compact)]
         interval = f"{item.ratio:.2f} ({item.ratio_low:.2f} to {item.ratio_high:.2f})"
         rows.append(
             [item.compact.runtime, str(item.compact.batch), str(item.compact.threads), *both, interval, item.verdict]
         )
     columns = ["runtime", "batch", "threads", "dense ms", "compressed ms", "time ratio", ""]
     console.say(console.table(f"Latency, median (5 % to 95 %), {machine}", columns, rows))
+
+
+def _spread(latency: Latency) -> str:
+    from hetcompress.cli import console
+
+    median, low, high = map(console.milliseconds, (latency.median_ms, latency.p05_ms, latency.p95_ms))
+    return f"{median} ({low} to {high})"

@@ -91,7 +91,7 @@ def open_data(
 
     Args:
         name: Of the source.
-        root: Its folder; None looks at HETCOMPRESS_DATA, then ./data.
+        root: Its folder; None looks at HETCOMPRESS_DATA, or at ./data where that is not set.
         download: Fetch what is missing.
         mean: Of each channel, for pixels from 0 to 1.
         std: Of each channel.
@@ -109,7 +109,7 @@ def open_data(
 
 
 def roots(request: Request) -> list[Path]:
-    """Return the folders to look in: the user's own alone, else HETCOMPRESS_DATA and ./data."""
+    """Return the folder to look in: the user's own, else HETCOMPRESS_DATA, else ./data."""
     if request.root is not None:
         return [request.root]
     named = os.environ.get("HETCOMPRESS_DATA")

@@ -6,6 +6,7 @@ A training image is a random part of the file, resized; `Augmentation` then does
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,12 @@ class _Files(Dataset[tuple[Tensor, int] | InputError]):
             return self.transform(pixels), self.listing.labels[index]
 
 
+def _leave_signals(_worker: int) -> None:
+    """Leave signals to the main process, which saves its state first; a scheduler sends them to all of them."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _batch(items: list[tuple[Tensor, int] | InputError]) -> Any:
     return next((item for item in items if isinstance(item, InputError)), None) or default_collate(items)
 
@@ -105,8 +112,12 @@ class ImageFolder:
         self, listing: Listing, order: Tensor, batch_size: int, *, first: int = 0, training: bool, seed: int
     ) -> Iterator[Any]:
         files = _Files(listing, order, first, self._transform(training=training), self.image_size[0], seed)
-        workers = self._request.workers
-        for batch in DataLoader(files, batch_size, num_workers=workers, drop_last=training, collate_fn=_batch):
+        loader = DataLoader(
+            files, batch_size, num_workers=self._request.workers, drop_last=training, collate_fn=_batch,
+            worker_init_fn=_leave_signals,
+            generator=torch.Generator(),  # it draws a number, which would shift those of a resumed run
+        )  # fmt: skip
+        for batch in loader:
             if isinstance(batch, InputError):
                 raise batch
             images, labels = batch

@@ -60,7 +60,7 @@ def grouped(layer: HetConv2d, sets: list[list[int]], pieces: list[Piece]) -> nn.
     whole = Piece.of(layer, [number for members in sets for number in members])
     height, width = whole.geometry.kernel_size
     row, column = tap // width, tap % width
-    alive = whole.taps[:, row, column].nonzero().flatten().tolist()
+    alive = whole.taps[:, row, column].nonzero().flatten().tolist() or [0]  # with weights of 0, to carry the bias
     rest = torch.cat([piece.weight[:, channels] for piece, channels in zip(pieces, more, strict=True)])
     rest = rest.clone()
     rest[:, :, row, column] = 0  # the 1x1 carries it

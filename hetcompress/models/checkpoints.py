@@ -158,7 +158,7 @@ def _unwrap(path: Path, loaded: Any, *, prefer_ema: bool) -> dict[str, Tensor]:
             break
         tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
         key = next((key for key in keys if isinstance(loaded.get(key), Mapping | nn.Module)), None)
-        if key is None or len(tensors) > 1:
+        if key is None or len(tensors) > _size(loaded[key]):
             if prefer_ema and not averaged and "n_averaged" not in tensors:
                 raise InputError(
                     f"checkpoint {path}", expected="averaged weights under " + ", ".join(EMA_KEYS),
@@ -174,12 +174,19 @@ def _unwrap(path: Path, loaded: Any, *, prefer_ema: bool) -> dict[str, Tensor]:
     )  # fmt: skip
 
 
+def _size(loaded: Any) -> int:
+    """Count the tensors inside, so that a counter or a best accuracy beside a model is not taken for it."""
+    if isinstance(loaded, nn.Module):
+        loaded = loaded.state_dict()
+    return sum(map(_size, loaded.values())) if isinstance(loaded, Mapping) else int(isinstance(loaded, Tensor))
+
+
 def _contents(loaded: Any) -> str:
     if isinstance(loaded, nn.Module):
         loaded = loaded.state_dict()
     if not isinstance(loaded, Mapping):
         return type(loaded).__name__
-    return f"the keys {', '.join(str(key) for key in list(loaded)[:6])}"
+    return f"the keys {', '.join(str(key) for key in list(loaded)[:6])}" if loaded else "nothing in it"
 
 
 def _clean(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -35,12 +35,12 @@ class Penalty(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, layers: Mapping[str, LearnableHetConv2d]) -> Float[Tensor, ""]:
-        """Return the penalty of these layers, between 0 and `maximum`."""
+        """Return the penalty of these layers: 0 or little at the target, `maximum` for full kernels."""
 
     @property
     @abc.abstractmethod
     def maximum(self) -> float:
-        """The largest value the penalty can take; its weight is scaled by it."""
+        """The value for full kernels, where training starts; the penalty's weight is scaled by it."""
 
 
 def kept_share(

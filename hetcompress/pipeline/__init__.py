@@ -5,7 +5,7 @@ Each returns a frozen dataclass with what it did; nothing here prints.  The only
 
 from hetcompress.pipeline._bench import Bench, BenchItem, bench
 from hetcompress.pipeline._common import DataSettings, Pruned
-from hetcompress.pipeline._convert import Converted, convert, plan
+from hetcompress.pipeline._convert import Converted, convert
 from hetcompress.pipeline._demo import Demo, demo
 from hetcompress.pipeline._export import ExportReport, export
 from hetcompress.pipeline._finetune import finetune
@@ -32,7 +32,6 @@ __all__ = [
     "demo",
     "export",
     "finetune",
-    "plan",
     "prune",
     "report",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from hetcompress.lowering import fold_batch_norms
 from hetcompress.models import load_model
 from hetcompress.pipeline._report import lowered_pair
 from hetcompress.planning import FEWEST_MACS
-from hetcompress.registry import suggestion
 
 __all__ = ["Bench", "BenchItem", "bench"]
 
@@ -182,8 +182,10 @@ class _Opener:
             return self._of_run(source, name)
         path = Path(source)
         if not path.is_file():
-            found, near = "a folder" if path.is_dir() else "no such file", suggestion(source, list(WORDS))
-            raise InputError(f"item {source}", expected=f"a file, or {' or '.join(WORDS)}", found=found, fix=near)
+            found = "a folder" if path.is_dir() else "no such file"
+            near = difflib.get_close_matches(source, WORDS, n=1)
+            fix = f"did you mean '{near[0]}'?" if near else "check the path"
+            raise InputError(f"item {source}", expected=f"a file, or {' or '.join(WORDS)}", found=found, fix=fix)
         if path.suffix in (".onnx", ".ort"):
             self._runs_in("onnxruntime", path)
             return onnx_candidate(name, path, self.input_size)

@@ -17,6 +17,7 @@ from hetcompress.data import DataSource, open_data
 from hetcompress.difficulty import TooHard
 from hetcompress.errors import InputError, UsageError
 from hetcompress.evaluation import Accuracy
+from hetcompress.files import sha256_of
 from hetcompress.finetuning import Finetuned
 from hetcompress.models import InputSpec
 from hetcompress.nn import HetConv2d
@@ -41,7 +42,7 @@ class DataSettings:
 
     Attributes:
         name: A registered data source.
-        root: Its folder; None looks at HETCOMPRESS_DATA, then ./data.
+        root: Its folder; None looks at HETCOMPRESS_DATA, or at ./data where that is not set.
         download: Fetch it if it is not there.
         workers: Processes that decode images, for sources that do not fit memory.
         crop_padding: Pixels of padding before a random crop; None takes the source's own default, as do the next two.
@@ -97,6 +98,25 @@ class Pruned:
     accuracies: dict[str, Accuracy]
     time: TimeRatio | None = None
     too_hard: TooHard | None = None
+
+    @classmethod
+    def from_record(cls, run: Path, record: Mapping[str, Any]) -> Pruned:
+        """Build it from what `finish` wrote down.
+
+        Raises:
+            InputError: It wrote down something else.
+        """
+        try:
+            accuracies = {name: Accuracy(**values) for name, values in record["accuracies"].items()}
+            time, hard = record["time_ratio"], record["too_hard"]
+            return cls(
+                run, record["density"], record["mac_ratio"], accuracies, None if time is None else TimeRatio(**time),
+                None if hard is None else TooHard(**hard),
+            )  # fmt: skip
+        except (KeyError, TypeError, AttributeError):
+            raise InputError(
+                f"run folder {run}", expected="results of finetune", found="other ones", fix="pass --resume never"
+            ) from None
 
 
 def check_seconds(seconds: float) -> None:
@@ -167,6 +187,7 @@ def finish(
     density, ratio = kept_of(result.model, folder.input_spec)
     results = {
         **settings,
+        "weights": sha256_of(folder.pruned),
         "density": density,
         "mac_ratio": ratio,
         "accuracies": {name: dataclasses.asdict(value) for name, value in result.accuracies.items()},
@@ -174,7 +195,7 @@ def finish(
         "too_hard": None if result.too_hard is None else dataclasses.asdict(result.too_hard),
     }
     folder.record(stage, results)
-    # the state has done its duty; a later finetune of the same settings starts anew
+    # the state has done its duty
     folder.checkpoint.unlink(missing_ok=True)
     return Pruned(folder.path, density, ratio, result.accuracies, time, result.too_hard)
 

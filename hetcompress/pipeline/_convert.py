@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from hetcompress.artifacts import RunFolder, check_free
+from hetcompress.artifacts import RunFolder
 from hetcompress.conversion import LayerPlan, plan_conversion
 from hetcompress.conversion import convert as convert_model
-from hetcompress.cost import layer_macs
+from hetcompress.cost import LayerCost, layer_macs
 from hetcompress.errors import InputError, UsageError, VerificationError, first_line
 from hetcompress.granularity import GRANULARITIES, Grain
 from hetcompress.models import InputSpec, LoadedModel, load_model
@@ -22,11 +23,12 @@ from hetcompress.nn import GroupSize
 from hetcompress.pipeline._common import random_images
 from hetcompress.planning import FAST, PlanSettings, TimedGrain, choose_granularities
 from hetcompress.registry import suggestion
+from hetcompress.run_files import check_free
 from hetcompress.shapes import build_family
 from hetcompress.surgery import named_modules_of
 from hetcompress.version import __version__
 
-__all__ = ["Converted", "convert", "plan"]
+__all__ = ["Converted", "convert"]
 
 AUTO = "auto"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -43,8 +45,7 @@ class Converted:
         dense_macs: MACs of the model on one image.
         convertible_macs: MACs of the layers that are converted.
         parameters: Parameters of the dense model.
-        max_difference: Largest difference of an output between source and converted model on random input; None for a
-            dry run.
+        max_difference: Largest difference of an output between source and converted model on random input.
         exact: Whether the families promise a difference of 0.
         granularities: By layer, for people: a named granularity, or family and channel groups.
         notes: What was assumed about the checkpoint, in words.
@@ -56,7 +57,7 @@ class Converted:
     dense_macs: int
     convertible_macs: int
     parameters: int
-    max_difference: float | None
+    max_difference: float
     exact: bool
     granularities: dict[str, str]
     notes: tuple[str, ...] = ()
@@ -102,84 +103,43 @@ def _input_spec(
 
 
 @torch.no_grad()
+def _first_run(model: nn.Module, images: torch.Tensor, arch: str) -> tuple[dict[str, LayerCost], dict[str, str]]:
+    """Return what layers cost, and why some convolutions cannot be replaced, by name."""
+    convs = named_modules_of(model, nn.Conv2d)
+    unfit: dict[str, str] = {}
+    with contextlib.ExitStack() as hooks:
+        for name, conv in convs.items():
+
+            def note(_module: nn.Module, inputs: tuple[Any, ...], _named: Any, name: str = name) -> None:
+                if len(inputs) != 1:
+                    unfit[name] = "is called with a named argument"
+
+            hooks.callback(conv.register_forward_pre_hook(note, with_kwargs=True).remove)
+        try:
+            macs = layer_macs(model, images)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise UsageError(
+                f"model {arch}", expected=f"a forward pass on images of shape {tuple(images.shape)}",
+                found=first_line(error), fix="pass the right --input-size",
+            ) from None  # fmt: skip
+    return macs, unfit | dict.fromkeys(convs.keys() - macs.keys(), "does not run as a module in evaluation")
+
+
+@torch.no_grad()
 def _largest_difference(source: nn.Module, other: nn.Module, images: torch.Tensor, arch: str) -> float:
-    try:
-        expected = source.eval()(images)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise UsageError(
-            f"model {arch}", expected=f"a forward pass on images of shape {tuple(images.shape)}",
-            found=first_line(error), fix="pass the right --input-size",
-        ) from None  # fmt: skip
+    expected = source.eval()(images)
     if not isinstance(expected, torch.Tensor) or expected.ndim != 2:
         found = f"shape {tuple(expected.shape)}" if isinstance(expected, torch.Tensor) else type(expected).__name__
         raise UsageError(
-            f"model {arch}",
-            expected="class scores of shape (images, classes)",
-            found=found,
+            f"model {arch}", expected="class scores of shape (images, classes)", found=found,
             fix="wrap it in a factory that returns scores, and name that with --arch",
-        )
+        )  # fmt: skip
     if not bool(expected.isfinite().all()):
         raise InputError(
             f"model {arch}", expected="finite outputs on random images", found="the source's outputs are not finite",
             fix="take another checkpoint; finite weights may still be far too large",
         )  # fmt: skip
     return float((expected - other.eval()(images)).abs().max())
-
-
-def plan(
-    checkpoint: Path,
-    *,
-    arch: str | None = None,
-    arch_arguments: Mapping[str, Any] | None = None,
-    family: str = "free",
-    family_arguments: Mapping[str, Any] | None = None,
-    group_out: GroupSize | None = None,
-    group_in: GroupSize | None = None,
-    granularity: str | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    input_size: tuple[int, int, int] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    trust_pickle: bool = False,
-    ema: bool = False,
-) -> Converted:
-    """Say what `convert` would do with the same arguments, and write nothing."""
-    _check_images(input_size, mean, std)
-    if granularity is not None:
-        _preset(granularity, family, family_arguments, group_out, group_in)
-    shapes = build_family(family, family_arguments)
-    _group_sizes(family, group_out, group_in)
-    loaded = load_model(checkpoint, arch=arch, arguments=arch_arguments, trust_pickle=trust_pickle, prefer_ema=ema)
-    spec = _input_spec(loaded, input_size, mean, std)
-    layers = plan_conversion(loaded.model, include=include, exclude=exclude)
-    return _converted(None, loaded, spec, layers, difference=None, exact=shapes.learnable, granularities={})
-
-
-def _converted(
-    run: Path | None,
-    loaded: LoadedModel,
-    spec: InputSpec,
-    layers: tuple[LayerPlan, ...],
-    *,
-    difference: float | None,
-    exact: bool,
-    granularities: dict[str, str],
-) -> Converted:
-    macs = layer_macs(loaded.model, random_images(spec, 1))
-    chosen = {layer.name for layer in layers if layer.converted}
-    return Converted(
-        run,
-        loaded.architecture.spec,
-        layers,
-        sum(layer.dense for layer in macs.values()),
-        sum(layer.dense for name, layer in macs.items() if name in chosen),
-        sum(parameter.numel() for parameter in loaded.model.parameters()),
-        difference,
-        exact,
-        granularities,
-        loaded.notes,
-    )
 
 
 def convert(
@@ -202,6 +162,7 @@ def convert(
     trust_pickle: bool = False,
     ema: bool = False,
     force: bool = False,
+    dry_run: bool = False,
     recipe: Mapping[str, str] | None = None,
 ) -> Converted:
     """Load a checkpoint, convert its convolutions, prove that the function stayed the same, write the run folder.
@@ -225,6 +186,7 @@ def convert(
         trust_pickle: Open a pickle that runs code.
         ema: Take the averaged weights of the checkpoint.
         force: Replace an existing run.
+        dry_run: Do all but to write the run folder.
         recipe: What identifies the recipe that these settings came from, for the record.
 
     Raises:
@@ -239,22 +201,66 @@ def convert(
     common = Grain(build_family(family, family_arguments), *_group_sizes(family, group_out, group_in))
     loaded = load_model(checkpoint, arch=arch, arguments=arch_arguments, trust_pickle=trust_pickle, prefer_ema=ema)
     spec = _input_spec(loaded, input_size, mean, std)
+    macs, unfit = _first_run(loaded.model, random_images(spec), loaded.architecture.spec)
     convs = named_modules_of(loaded.model, nn.Conv2d)
-    chosen = [
-        layer.name for layer in plan_conversion(loaded.model, include=include, exclude=exclude) if layer.converted
-    ]
+    patterns: dict[str, Any] = {"include": include, "exclude": exclude, "unfit": unfit}
+    chosen = [layer.name for layer in plan_conversion(loaded.model, **patterns) if layer.converted]
     timed: dict[str, TimedGrain] = {}
     if granularity == AUTO:
         timed = choose_granularities(loaded.model, chosen, random_images(spec, 1), plan)
     grains = {
         name: timed[name].grain if name in timed else preset(convs[name]) if preset else common for name in chosen
     }
-    conversion = convert_model(loaded.model, grains=grains, include=include, exclude=exclude)
+    conversion = convert_model(loaded.model, grains=grains, **patterns)
     difference = _largest_difference(loaded.model, conversion.model, random_images(spec), loaded.architecture.spec)
     exact = common.family.learnable
     if exact and difference != 0:
         raise VerificationError("convert", expected="the same outputs", found=f"a largest difference of {difference:g}")
-    manifest = {
+    stage = {
+        "recipe": None if recipe is None else dict(recipe),
+        "settings": {
+            "family": family,
+            "family_arguments": dict(family_arguments or {}),
+            "group_out": group_out,
+            "group_in": group_in,
+            "granularity": granularity,
+            "plan": dataclasses.asdict(plan),
+            "include": list(include),
+            "exclude": list(exclude),
+            "ema": ema,
+        },
+        "max_difference": difference,
+        "kept_dense": {layer.name: layer.reason for layer in conversion.layers if not layer.converted},
+        "granularities": {
+            name: {"granularity": found.granularity, "milliseconds": found.times} for name, found in timed.items()
+        },
+    }
+    if not dry_run:
+        manifest = _manifest(checkpoint, loaded, spec, grains, granularity) | {"stages": {"convert": stage}}
+        RunFolder.create(run, manifest, loaded.model, conversion.model, force=force)
+    named = {
+        name: timed[name].granularity if name in timed else granularity or _described(grain)
+        for name, grain in grains.items()
+    }
+    return Converted(
+        None if dry_run else run,
+        loaded.architecture.spec,
+        conversion.layers,
+        sum(layer.dense for layer in macs.values()),
+        sum(macs[name].dense for name in chosen),
+        sum(parameter.numel() for parameter in loaded.model.parameters()),
+        difference,
+        exact,
+        named,
+        loaded.notes,
+    )
+
+
+def _manifest(
+    checkpoint: Path, loaded: LoadedModel, spec: InputSpec, grains: Mapping[str, Grain], granularity: str | None
+) -> dict[str, Any]:
+    """Return what every later step needs to know of the model."""
+    return {
         "hetcompress": __version__,
         "source": {"file": checkpoint.name, "bytes": checkpoint.stat().st_size, "sha256": loaded.sha256},
         "architecture": {"spec": loaded.architecture.spec, "arguments": dict(loaded.architecture.arguments)},
@@ -263,35 +269,7 @@ def convert(
             "granularity": granularity,
             "layers": {name: grain.to_json() for name, grain in grains.items()},
         },
-        "stages": {
-            "convert": {
-                "recipe": None if recipe is None else dict(recipe),
-                "settings": {
-                    "family": family,
-                    "family_arguments": dict(family_arguments or {}),
-                    "group_out": group_out,
-                    "group_in": group_in,
-                    "granularity": granularity,
-                    "plan": dataclasses.asdict(plan),
-                    "include": list(include),
-                    "exclude": list(exclude),
-                    "ema": ema,
-                },
-                "max_difference": difference,
-                "kept_dense": {layer.name: layer.reason for layer in conversion.layers if not layer.converted},
-                "granularities": {
-                    name: {"granularity": found.granularity, "milliseconds": found.times}
-                    for name, found in timed.items()
-                },
-            }
-        },
     }
-    RunFolder.create(run, manifest, loaded.model, conversion.model, force=force)
-    named = {
-        name: timed[name].granularity if name in timed else granularity or _described(grain)
-        for name, grain in grains.items()
-    }
-    return _converted(run, loaded, spec, conversion.layers, difference=difference, exact=exact, granularities=named)
 
 
 def _described(grain: Grain) -> str:

@@ -83,6 +83,7 @@ def demo(folder: Path, *, reporter: Callable[[], Reporter], announce: Callable[[
 
     Raises:
         UsageError: The folder exists.
+        InterruptedRunError: A signal came.
     """
     if folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
         raise UsageError(f"--out {folder}", expected="a new folder", found="one with files", fix="name another folder")

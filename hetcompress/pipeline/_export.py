@@ -247,6 +247,8 @@ def _paths(
                 fix="pass --data NAME, and --data-root where it lies",
             )  # fmt: skip
         paths[INT8] = folder / "model.int8.onnx"
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder}", expected="a folder", found="a file", fix="name another path")
     for path in paths.values():
         if path.exists() and not may_replace:
             raise UsageError(

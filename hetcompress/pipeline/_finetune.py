@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ def finetune(
         HetCompressError: Of every kind that `hetcompress.errors` lists.
     """
     train, shapes, device = train or TrainSettings(), shapes or ShapeSettings(), _device(device)
+    reporter = reporter or Silent()
     _check(stage, resume, shapes)
     folder = RunFolder.open(run, factory=arch)
     folder.check_writable()  # not only when the first stage has been trained
@@ -90,6 +91,10 @@ def finetune(
         budget = _reachable(model, budget or _aimed(folder, model, shapes.latency_ratio, plan))
         pruner = functools.partial(pruned_to_time, folder, budget, plan)
     weights = folder.pruned if stage == "fine" else folder.path / "converted.safetensors"
+    fingerprint = fingerprint_of(settings, weights, source.classes, source.train_size)
+    if resume == "auto" and (finished := folder.finished("finetune", fingerprint)) is not None:
+        reporter.note("these settings were trained to the end before; --resume never trains anew")
+        return Pruned.from_record(folder.path, finished)
     result = finetune_model(
         model,
         teacher,
@@ -101,12 +106,17 @@ def finetune(
         checkpoint=folder.checkpoint,
         checkpoint_every=checkpoint_every,
         resume=resume == "auto",
-        fingerprint=_fingerprint(settings, weights),
-        reporter=_Recording(folder.metrics, reporter or Silent()),
+        fingerprint=fingerprint,
+        reporter=_Recording(folder.metrics, reporter),
         device=device,
     )
     time = None if budget is None or pruner is None else timed(folder, result.model, budget, plan)
-    record = {**settings, "recipe": None if recipe is None else dict(recipe), "test_note": source.test_note}
+    record = {
+        **settings,
+        "fingerprint": fingerprint,
+        "recipe": None if recipe is None else dict(recipe),
+        "test_note": source.test_note,
+    }
     return finish(folder, "finetune", record, result, time)
 
 
@@ -133,9 +143,10 @@ def _aimed(folder: RunFolder, model: nn.Module, ratio: float, plan: PlanSettings
     return aimed(folder, model, ratio, plan, logits).budget
 
 
-def _fingerprint(settings: Mapping[str, Any], weights: Path) -> str:
-    """Identify what a checkpoint belongs to: the settings that move numbers, and the weights it started from."""
+def fingerprint_of(settings: Mapping[str, Any], weights: Path, classes: Sequence[str], images: int) -> str:
+    """Identify what a training belongs to: settings that move numbers, the data, the weights that it starts from."""
     data = {name: value for name, value in settings["data"].items() if name not in ("root", "download", "workers")}
+    data |= {"classes": list(classes), "images": images}  # in place of the folder, which may have been moved
     text = json.dumps({**settings, "data": data, "weights": sha256_of(weights)}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

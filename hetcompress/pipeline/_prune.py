@@ -31,6 +31,7 @@ def prune(
     arch: str | None = None,
     random: int | None = None,
     evenly: bool = False,
+    force: bool = False,
 ) -> Pruned:
     """Fix the shapes by the magnitude of the source's weights and prune, without any training.
 
@@ -43,9 +44,10 @@ def prune(
         arch: The user's own factory, where the run was made with one.
         random: Seed of a random choice in place of magnitudes, for experiments.
         evenly: Keep the same share of every layer: magnitudes of weights that were never trained say nothing of layers.
+        force: Replace what was trained.
 
     Raises:
-        UsageError: Not exactly one target (none for a fixed pattern), or no seed.
+        UsageError: Not exactly one target (none for a fixed pattern), no seed, or a run that was trained.
         NothingToDoError: The target cannot be reached.
     """
     if random is not None and not 0 <= random < 2**63:
@@ -53,6 +55,7 @@ def prune(
     shapes = ShapeSettings(density=density, mac_ratio=mac_ratio, latency_ratio=latency_ratio)
     folder = RunFolder.open(run, factory=arch)
     folder.check_writable()
+    folder.check_untrained(force=force)
     model = folder.converted_model()
     layers = named_modules_of(model, LearnableHetConv2d)
     targets = {"density": density, "mac_ratio": mac_ratio, "latency_ratio": latency_ratio}

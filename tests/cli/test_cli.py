@@ -82,7 +82,7 @@ def test_pruning_again_forgets_what_was_measured_before(hc, digits, tmp_path):
     hc("convert", "model.pt", *digits)
     hc(*SMOKE)
     assert "finetune" in json.loads((tmp_path / "hetrun" / "run.json").read_text())["stages"]
-    hc("prune", "--density", 0.5)
+    hc("prune", "--density", 0.5, "--force")
     assert set(json.loads((tmp_path / "hetrun" / "run.json").read_text())["stages"]) == {"convert", "prune"}
 
 
@@ -93,7 +93,7 @@ def test_pruning_again_removes_what_speaks_of_the_net_before(hc, digits, tmp_pat
     run = tmp_path / "hetrun"
     assert (run / "metrics.jsonl").exists()
     assert (run / "plan.json").exists()
-    hc("prune", "--density", 0.5)
+    hc("prune", "--density", 0.5, "--force")
     assert not any((run / name).exists() for name in ("metrics.jsonl", "plan.json", "report", "export"))
 
 
@@ -118,7 +118,7 @@ def test_normalisation_must_be_finite(hc, digits, option):
 def test_dry_run_writes_nothing(hc, digits, tmp_path):
     code, out, _ = hc("convert", "model.pt", *digits, "--dry-run", "--json")
     assert code == 0
-    assert json.loads(out)["result"]["max_difference"] is None
+    assert (json.loads(out)["result"]["max_difference"], json.loads(out)["result"]["run"]) == (0, None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt"]
 
 

@@ -64,7 +64,7 @@ def test_a_common_prefix_is_taken_off(hc, digits, tmp_path):
     assert err == "NOTE: all names of model.pt begin with 'net.', which was taken off\n"
     wrapped = {f"model.{name}": tensor for name, tensor in MODELS["resnet20"].build().state_dict().items()}
     torch.save(wrapped, tmp_path / "model.pt")
-    code, out, err = hc("convert", "model.pt", "--dry-run", "--json")
+    code, out, err = hc("convert", "model.pt", "--dry-run", "--force", "--json")
     assert code == 0, err
     assert json.loads(out)["result"]["architecture"] == "hetcompress:resnet20"
     assert json.loads(out)["result"]["notes"] == ["all names of model.pt begin with 'model.', which was taken off"]

@@ -1,0 +1,70 @@
+"""What belongs to a run folder, and what may be replaced or removed there: never a file that someone else put."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hetcompress.errors import UsageError
+from hetcompress.files import cannot_write
+
+__all__ = ["CONVERTED", "DENSE", "MADE", "MANIFEST", "PRUNED", "check_free", "is_made", "is_ours"]
+
+MANIFEST = "run.json"
+DENSE, CONVERTED, PRUNED = "dense.safetensors", "converted.safetensors", "pruned.safetensors"
+OWN = {MANIFEST, DENSE, CONVERTED, PRUNED, "checkpoints", "metrics.jsonl", "plan.json", "report", "export"}
+"""Everything that hetcompress writes into a run folder."""
+
+MADE = {"report": ("report.json", "layers.csv"), "export": ("model*.onnx", "model*.pt2", "model*.safetensors")}
+"""Files that can be made anew, by folder."""
+
+
+def is_made(path: Path) -> bool:
+    """Say whether a file of a run folder is one that can be made anew."""
+    return path.is_file() and any(path.match(pattern) for pattern in MADE.get(path.parent.name, ()))
+
+
+def _foreign(path: Path) -> list[str]:
+    """Return what lies in a run folder that hetcompress did not write, by name within it."""
+    inside = [entry for name in MADE if (path / name).is_dir() for entry in (path / name).iterdir()]
+    entries = [entry for entry in path.iterdir() if entry.name not in OWN]
+    entries += [entry for entry in inside if not is_made(entry)]
+    return sorted(str(entry.relative_to(path)) for entry in entries)
+
+
+def is_ours(path: Path) -> bool:
+    """Say whether a folder is a run, or what is left of one and nothing else."""
+    names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    return MANIFEST in names or (bool(names & {DENSE, CONVERTED}) and names <= OWN)
+
+
+def check_free(path: Path, *, force: bool) -> None:
+    """Refuse a folder that would have to be replaced without consent, or that is no run.
+
+    Raises:
+        UsageError: The folder exists without `force`, or is not a run folder.
+    """
+    if not path.exists():
+        return
+    try:
+        empty, ours = path.is_dir() and not any(path.iterdir()), is_ours(path)
+    except OSError as error:
+        raise cannot_write(f"--run {path}", error) from None
+    if empty:
+        return
+    if not ours:
+        raise UsageError(
+            f"--run {path}", expected="a new folder", found="one that is not a run",
+            fix="delete it, or name another with --run",
+        )  # fmt: skip
+    if not force:
+        raise UsageError(
+            f"--run {path}",
+            expected="a new folder",
+            found="a run",
+            fix="name another with --run, or replace it with --force",
+        )
+    if foreign := _foreign(path):
+        raise UsageError(
+            f"--run {path}", expected="a run and nothing else to replace", found=", ".join(foreign[:3]),
+            fix="move that away, or name another folder with --run",
+        )  # fmt: skip

@@ -1,0 +1,63 @@
+"""What a command may replace, and what it must not."""
+
+from hetcompress.pipeline._finetune import fingerprint_of
+
+SMOKE = ("finetune", "--data", "digits", "--max-steps", 6, "-b", 32)
+
+
+def test_prune_replaces_what_was_trained_only_when_told(hc, digits, tmp_path):
+    hc("convert", "model.pt", *digits)
+    assert hc(*SMOKE, "-q")[0] == 0
+    trained = (tmp_path / "hetrun" / "pruned.safetensors").read_bytes()
+    code, _, err = hc("prune", "--density", 0.5)
+    assert code == 2
+    assert "expected one without training results, found a fine-tuned model. Fix: pass --force" in err
+    assert (tmp_path / "hetrun" / "pruned.safetensors").read_bytes() == trained
+    assert hc("prune", "--density", 0.5, "--force")[0] == 0
+    assert (tmp_path / "hetrun" / "pruned.safetensors").read_bytes() != trained
+    (tmp_path / "hetrun" / "checkpoints").mkdir(exist_ok=True)
+    (tmp_path / "hetrun" / "checkpoints" / "last.ckpt").write_bytes(b"state")
+    code, _, err = hc("prune", "--density", 0.5)
+    assert (code, "found a training that was interrupted and can go on" in err) == (2, True)
+    assert (tmp_path / "hetrun" / "checkpoints" / "last.ckpt").read_bytes() == b"state"
+
+
+def test_what_is_trained_to_the_end_is_not_trained_again(hc, digits, tmp_path):
+    hc("convert", "model.pt", *digits)
+    first = hc(*SMOKE, "-q")
+    before = (tmp_path / "hetrun" / "pruned.safetensors").stat().st_mtime_ns
+    code, out, err = hc(*SMOKE)
+    assert code == 0, err
+    assert "trained to the end before; --resume never trains anew" in err
+    assert first[1] in out
+    assert (tmp_path / "hetrun" / "pruned.safetensors").stat().st_mtime_ns == before
+    assert hc(*SMOKE, "-q", "--lr", 0.02)[0] == 0, "other settings are trained"
+    assert (tmp_path / "hetrun" / "pruned.safetensors").stat().st_mtime_ns > before
+
+
+def test_a_file_of_the_user_in_a_run_folder_stays(hc, digits, tmp_path):
+    hc("convert", "model.pt", *digits)
+    hc("prune", "--density", 0.5)
+    assert hc("export", "--safetensors", "--seconds", 0)[0] == 0
+    notes = [tmp_path / "hetrun" / "mine.txt", tmp_path / "hetrun" / "export" / "mine.txt"]
+    for note in notes:
+        note.write_text("mine")
+    code, _, err = hc("convert", "model.pt", *digits, "--force")
+    assert code == 2
+    assert "expected a run and nothing else to replace, found export/mine.txt, mine.txt. Fix: move that away" in err
+    assert hc("prune", "--density", 0.4)[0] == 0
+    assert [note.read_text() for note in notes] == ["mine", "mine"]
+    assert not (tmp_path / "hetrun" / "export" / "model.safetensors").exists(), "it was of another model"
+    for note in notes:
+        note.unlink()
+    assert hc("convert", "model.pt", *digits, "--force")[0] == 0
+
+
+def test_data_of_other_classes_do_not_take_up_a_training(tmp_path):
+    weights = tmp_path / "weights"
+    weights.write_bytes(b"weights")
+    settings, moved = ({"data": {"name": "imagefolder", "root": root}} for root in ("one", "two"))
+    own = fingerprint_of(settings, weights, ("a", "b"), 3)
+    assert own == fingerprint_of(moved, weights, ("a", "b"), 3)
+    assert own != fingerprint_of(settings, weights, ("a", "c"), 3)
+    assert own != fingerprint_of(settings, weights, ("a", "b"), 4)
