@@ -155,6 +155,16 @@ def test_image_folder(tmp_path, test_name):
     assert (constant.correct, constant.total, constant.percent) == (4, 8, 50.0)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_reading_an_image_folder_leaves_random_numbers_alone(tmp_path, workers):
+    # a resumed run opens it once more than one that was not stopped, and must end with the same bits
+    tree(tmp_path, splits=("train", "val"), size=40)
+    data = open_data("imagefolder", root=tmp_path, workers=workers, **SPEC)
+    before = torch.get_rng_state()
+    assert [*data.train_batches(2, seed=1, epoch=0), *data.test_batches(2)]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_image_folder_errors(tmp_path):
     with pytest.raises(InputError, match=r"expected one of .*train, found none"):
         open_data("imagefolder", root=tmp_path, **SPEC)

@@ -120,3 +120,14 @@ def test_many_channels_are_read_in_numbers_that_runtimes_like(name):
     images = torch.randn(2, 41, 6, 6)
     assert torch.allclose(form(images), layer(images), atol=1e-5)
     assert not dict(form.named_buffers()), "neighbours are read as slices"
+
+
+def test_filters_that_share_no_tap_are_one_group_convolution():
+    mask = torch.zeros(2, 8, 3, 3, dtype=torch.bool)
+    mask[0, :4, 1, :2] = True  # two taps of each living channel, none of them the first tap
+    mask[1, 4:, 1:, 1] = True
+    layer = HetConv2d.from_conv2d(nn.Conv2d(8, 8, 3, padding=1), mask, 4, 1)
+    assert LOWERINGS["filter-split"]().check(layer).ok
+    form = LOWERINGS["filter-split"]().rewrite(layer)
+    images = torch.randn(2, 8, 7, 6)
+    assert (form(images) - layer(images)).abs().max() <= 1e-5

@@ -171,3 +171,9 @@ def test_public_checkpoints(shared, file, depth, parameters):
     assert loaded.input_spec == MODELS[f"resnet{depth}"].input_spec
     assert sum(p.numel() for p in loaded.model.parameters()) == parameters
     assert loaded.sha256.startswith(file.partition("-")[2].removesuffix(".th"))
+
+
+def test_numbers_beside_a_model_are_not_taken_for_it(tmp_path):
+    beside = {"best_acc": torch.tensor(93.1), "epoch": torch.tensor(7), "lr": torch.tensor(0.1)}
+    torch.save({"model": WEIGHTS, **beside}, tmp_path / "model.pt")
+    assert read_state_dict(tmp_path / "model.pt").keys() == WEIGHTS.keys()
