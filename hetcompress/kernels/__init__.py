@@ -8,14 +8,17 @@ from hetcompress.kernels.library import Geometry, available, best_path, best_vec
 from hetcompress.kernels.module import VectorBlockConv2d
 from hetcompress.kernels.onnx_export import DOMAIN, OPERATOR, attributes, register
 from hetcompress.kernels.packing import blocked, pack, planar, unpack
+from hetcompress.kernels.pooling import POOL_OPERATOR, Pooling, pool, pool_attributes
 from hetcompress.kernels.torch_operator import NAME, vector_block_conv2d
 
 __all__ = [
     "DOMAIN",
     "NAME",
     "OPERATOR",
+    "POOL_OPERATOR",
     "BuildError",
     "Geometry",
+    "Pooling",
     "VectorBlockConv2d",
     "attributes",
     "available",
@@ -27,6 +30,8 @@ __all__ = [
     "pack",
     "paths",
     "planar",
+    "pool",
+    "pool_attributes",
     "register",
     "run",
     "unpack",

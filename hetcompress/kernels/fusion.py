@@ -2,40 +2,31 @@
 
 Runtimes fuse what they know; of a foreign operator they know nothing.  So
 
-    relu(conv(x) + y)   becomes one call with a residual and a limit, and
+    relu(conv(x) + y)   becomes one call with a residual and a limit,
 
-values that only our operators, element-wise ones and pools behind ours touch keep the operator's own layout
-(N, C / V, H, W, V), which spares it a reorder at both ends.  Where other operators touch such a value, it is reordered
-once.
+and then values get the layouts that spare reorders (`hetcompress.kernels.layouts`).
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
-from typing import Any
 
 import numpy as np
 import onnx
 
-from hetcompress.kernels.onnx_export import DOMAIN, OPERATOR
+from hetcompress.kernels.layouts import RESIDUAL, choose_layouts, limits_of, ours
+from hetcompress.kernels.onnx_pools import Shape
 
 __all__ = ["fuse"]
 
-UNARY = {"Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Identity"}
-BINARY = {"Add", "Sub", "Mul"}
-POOLS = {"MaxPool", "AveragePool"}
-"""In blocked images they are pools over height, width and, of size 1, the channels of a block: as fast (measured)."""
-IMAGES, VALUES, BIAS, RESIDUAL = 0, 1, 4, 5
-"""Places among the operator's inputs."""
-
-Shape = tuple[int | None, ...]
+BIAS = 4
+"""Place among the operator's inputs."""
 
 
 def fuse(model: onnx.ModelProto) -> None:
     """Fuse and choose layouts, in place; shapes that inference cannot find must be in the graph's value_info."""
     graph = model.graph
-    if not any(_ours(node) for node in graph.node):
+    if not any(ours(node) for node in graph.node):
         return
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     values = (*inferred.input, *inferred.value_info, *inferred.output)
@@ -43,25 +34,11 @@ def fuse(model: onnx.ModelProto) -> None:
     for tensor in graph.initializer:
         shapes[tensor.name] = tuple(tensor.dims)
     _Epilogues(graph, shapes).fuse()
-    _Layouts(graph, shapes).choose()
-
-
-def _ours(node: onnx.NodeProto) -> bool:
-    return bool(node.domain == DOMAIN and node.op_type == OPERATOR)
+    choose_layouts(graph, shapes)
 
 
 def _dims(value: onnx.ValueInfoProto) -> Shape:
     return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim)
-
-
-def _pool_blocks(node: onnx.NodeProto) -> None:
-    """Let a pool over height and width run over blocked images."""
-    for attribute in node.attribute:
-        if attribute.name in ("kernel_shape", "strides", "dilations"):
-            attribute.ints.append(1)
-        elif attribute.name == "pads":  # all beginnings, then all ends
-            top, left, bottom, right = attribute.ints
-            attribute.ints[:] = [top, left, 0, bottom, right, 0]
 
 
 def _attribute(node: onnx.NodeProto, name: str) -> onnx.AttributeProto:
@@ -84,8 +61,8 @@ class _Epilogues:
                 for name in node.input:
                     readers[name].append(node)
             outputs = {value.name for value in self.graph.output}
-            ours = (node for node in nodes if _ours(node) and node.output[0] not in outputs)
-            changed = any(self._follow(node, readers[node.output[0]], nodes) for node in ours)
+            mine = (node for node in nodes if ours(node) and node.output[0] not in outputs)
+            changed = any(self._follow(node, readers[node.output[0]], nodes) for node in mine)
             del self.graph.node[:]
             self.graph.node.extend(nodes)
 
@@ -115,166 +92,11 @@ class _Epilogues:
         return True
 
     def _limit(self, node: onnx.NodeProto, reader: onnx.NodeProto) -> bool:
-        if reader.op_type == "Relu":
-            low, high = 0.0, np.inf
-        elif reader.op_type == "Clip":
-            ends = [*reader.input[1:], "", ""][:2]
-            if any(name and name not in self.constants for name in ends):
-                return False
-            low, high = (
-                float(onnx.numpy_helper.to_array(self.constants[name])) if name else default
-                for name, default in zip(ends, (-np.inf, np.inf), strict=True)
-            )
-        else:
+        limits = limits_of(reader, self.constants)
+        if limits is None:
             return False
         before = _attribute(node, "low"), _attribute(node, "high")
         if before[0].f > -np.inf or before[1].f < np.inf:
             return False
-        before[0].f, before[1].f = low, high
+        before[0].f, before[1].f = limits
         return True
-
-
-@dataclasses.dataclass
-class _Class:
-    """Values that must share a layout.
-
-    Attributes:
-        names: The values.
-        ends: Where our operators write or read images.
-        vectors: Vector lengths of these operators.
-        foreign: Values that other operators write, and such as others read.
-        fixed: Whether the graph itself names one of them.
-    """
-
-    names: set[str]
-    ends: int
-    vectors: set[int]
-    foreign_written: set[str]
-    foreign_read: set[str]
-    fixed: bool
-
-
-class _Layouts:
-    """Chooses which values are blocked."""
-
-    def __init__(self, graph: onnx.GraphProto, shapes: dict[str, Shape]) -> None:
-        self.graph, self.shapes = graph, shapes
-        self.parent: dict[str, str] = {}
-        self.vector = {tensor.name: tensor.dims[1] for tensor in graph.initializer if len(tensor.dims) == 2}
-        self.written_by_ours = {node.output[0] for node in graph.node if _ours(node)}
-
-    def find(self, name: str) -> str:
-        while self.parent.setdefault(name, name) != name:
-            name = self.parent[name]
-        return name
-
-    def join(self, *names: str) -> None:
-        for name in names[1:]:
-            self.parent[self.find(name)] = self.find(names[0])
-
-    def inside(self, node: onnx.NodeProto) -> list[str]:
-        """Return the values of a node that share its layout; none for an operator that knows planar images alone."""
-        if _ours(node):
-            residual = [name for name in node.input[RESIDUAL:] if name]
-            return [node.output[0], *residual]
-        if node.op_type in UNARY or self._pools(node):
-            return [node.output[0], node.input[0]]
-        if node.op_type in BINARY and len({self.shapes.get(name) for name in node.input}) == 1:
-            return [node.output[0], *node.input]
-        return []
-
-    def _pools(self, node: onnx.NodeProto) -> bool:
-        """Tell whether a node pools what our operator wrote: behind another, a reorder costs less after it."""
-        return node.op_type in POOLS and len(node.output) == 1 and node.input[0] in self.written_by_ours
-
-    def choose(self) -> None:
-        """Set layouts and put reorders where other operators touch blocked values."""
-        for node in self.graph.node:
-            names = self.inside(node)
-            if names:
-                self.join(*names)
-        blocked: dict[str, int] = {}
-        foreign_written, foreign_read = set(), set()
-        for found in self._classes().values():
-            if self._worth(found):
-                blocked |= dict.fromkeys(found.names, next(iter(found.vectors)))
-                foreign_written |= found.foreign_written
-                foreign_read |= found.foreign_read
-        self._apply(blocked, foreign_written, foreign_read)
-
-    def _classes(self) -> dict[str, _Class]:
-        classes: dict[str, _Class] = {}
-
-        def of(name: str) -> _Class:
-            found = classes.setdefault(self.find(name), _Class(set(), 0, set(), set(), set(), False))
-            found.names.add(name)
-            return found
-
-        for node in self.graph.node:
-            inside = self.inside(node)
-            if _ours(node):
-                for name in (node.output[0], node.input[IMAGES]):
-                    of(name).ends += 1
-                    of(name).vectors.add(self.vector.get(node.input[VALUES], 0))
-            known = {*inside, *(node.input[: IMAGES + 1] if _ours(node) else [])}
-            for name in {*node.input} - known - {""}:
-                of(name).foreign_read.add(name)
-            for name in {*node.output} - known:
-                of(name).foreign_written.add(name)
-        for value in (*self.graph.input, *self.graph.output, *self.graph.initializer):
-            of(value.name).fixed = True
-        return classes
-
-    def _worth(self, found: _Class) -> bool:
-        if found.fixed or len(found.vectors) != 1 or found.ends <= len(found.foreign_written | found.foreign_read):
-            return False
-        vector = next(iter(found.vectors))
-        known = [self.shapes.get(name) for name in found.names]
-        return all(
-            shape is not None and len(shape) == 4 and None not in shape[1:] and (shape[1] or 1) % max(vector, 1) == 0
-            for shape in known
-        )
-
-    def _apply(self, blocked: dict[str, int], written: set[str], read: set[str]) -> None:
-        nodes: list[onnx.NodeProto] = []
-        for node in self.graph.node:
-            ours, inside = _ours(node), self.inside(node)
-            if ours:
-                _attribute(node, "layout_in").i = int(node.input[IMAGES] in blocked)
-                _attribute(node, "layout_out").i = int(node.output[0] in blocked)
-            elif self._pools(node) and node.output[0] in blocked:
-                _pool_blocks(node)
-            for place, name in enumerate(node.input):
-                speaks_blocked = name in inside or (ours and place == IMAGES)
-                if name in blocked and speaks_blocked and name in written:
-                    node.input[place] = f"{name}_blocked"
-                elif name in blocked and not speaks_blocked and name not in written:
-                    node.input[place] = f"{name}_planar"
-            nodes.append(node)
-            for name in node.output:
-                if name in blocked and name in written:
-                    nodes.extend(self._to_blocked(name, blocked[name]))
-                elif name in blocked and name in read:
-                    nodes.extend(self._to_planar(name))
-        del self.graph.node[:]
-        self.graph.node.extend(nodes)
-
-    def _to_blocked(self, name: str, vector: int) -> list[onnx.NodeProto]:
-        channels, height, width = (size or 1 for size in self.shapes[name][1:])
-        sizes = self._constant(f"{name}_blocks", [0, channels // vector, vector, height, width])
-        return [
-            onnx.helper.make_node("Reshape", [name, sizes], [f"{name}_split"]),
-            onnx.helper.make_node("Transpose", [f"{name}_split"], [f"{name}_blocked"], perm=[0, 1, 3, 4, 2]),
-        ]
-
-    def _to_planar(self, name: str) -> list[onnx.NodeProto]:
-        channels, height, width = (size or 1 for size in self.shapes[name][1:])
-        sizes = self._constant(f"{name}_sizes", [0, channels, height, width])
-        return [
-            onnx.helper.make_node("Transpose", [name], [f"{name}_apart"], perm=[0, 1, 4, 2, 3]),
-            onnx.helper.make_node("Reshape", [f"{name}_apart", sizes], [f"{name}_planar"]),
-        ]
-
-    def _constant(self, name: str, values: list[Any]) -> str:
-        self.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(values, np.int64), name))
-        return name

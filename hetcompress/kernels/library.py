@@ -19,6 +19,9 @@ __all__ = ["Geometry", "available", "best_path", "best_vector", "has_path", "pat
 VECTORS = (4, 8, 16)
 """Vector lengths that the library has code for."""
 
+LARGEST_BORDER = 4096
+"""Pixels around a blocked image that the library allows."""
+
 _PATHS = ("avx512", "avx2", "portable")
 _OK, _INVALID = 0, 1
 
@@ -45,6 +48,8 @@ class Call(ctypes.Structure):
         ("path", ctypes.c_char_p),
         ("parallel", ctypes.c_void_p),
         ("context", ctypes.c_void_p),
+        ("border_in", ctypes.c_int64),
+        ("border_out", ctypes.c_int64),
     )  # fmt: skip
 
 
@@ -109,6 +114,7 @@ def _library() -> ctypes.CDLL | str:
     try:
         library = ctypes.CDLL(str(path))
         library.hetc_conv2d_run.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)
+        library.hetc_pool2d_run.argtypes = library.hetc_conv2d_run.argtypes
         library.hetc_has_path.argtypes = (ctypes.c_char_p,)
         library.hetc_best_path.restype = ctypes.c_char_p
         library.hetc_best_vector.restype = ctypes.c_int64
@@ -168,19 +174,23 @@ def run(
     *,
     bias: Tensor | None = None,
     residual: Tensor | None = None,
+    border_in: int = 0,
+    border_out: int = 0,
     threads: int = 1,
     path: str | None = None,
 ) -> Tensor:
     """Convolve on the CPU in the library.
 
     Args:
-        images: Shape (N, C, H, W) or, blocked, (N, ceil(C / V), H, W, V).
+        images: Shape (N, C, H, W) or, blocked, (N, ceil(C / V), H + 2b, W + 2b, V) with a border of b zeros.
         values: Kept vectors, shape (vectors, V).
         taps: Of each, (channel in the group * kernel rows + row) * kernel columns + column, int32.
         starts: Where each block of V filters begins in `values`, and their end, shape (blocks + 1,), int32.
         geometry: The convolution.
         bias: Shape (filters,).
-        residual: Added before the result is clamped; of the shape of the output.
+        residual: Added before the result is clamped; of the shape of the output, its border included.
+        border_in: Of the images: pixels on every side; 0 for planar ones.
+        border_out: Of the result, likewise.
         threads: Threads at most.
         path: An instruction set of `paths`; None for the best.
 
@@ -206,17 +216,21 @@ def run(
         )  # fmt: skip
     if bias is not None and bias.numel() != geometry.out_channels:
         raise UsageError("kernels", expected=f"{geometry.out_channels} biases", found=str(bias.numel()))
-    shape = geometry.output_shape(images.shape, vector)
+    if not all(0 <= border <= LARGEST_BORDER for border in (border_in, border_out)):
+        raise UsageError("kernels, border", expected=f"0 to {LARGEST_BORDER}", found=f"{border_in}, {border_out}")
+    inner = [size - 2 * border_in * (place in (2, 3)) for place, size in enumerate(images.shape)]
+    bare = geometry.output_shape(inner, vector)
+    shape = tuple(size + 2 * border_out * (place in (2, 3)) for place, size in enumerate(bare))
     if residual is not None and residual.shape != shape:
         raise UsageError("kernels", expected=f"a residual of shape {shape}", found=str(tuple(residual.shape)))
     output = images.new_empty([max(size, 0) for size in shape])
     held = [t if t is None else t.contiguous() for t in (images, values, taps, starts, bias, residual, output)]
     call = Call(
-        ctypes.sizeof(Call), vector, images.shape[0], geometry.in_channels, *images.shape[2:4],
-        geometry.out_channels, *shape[2:4], geometry.groups, geometry.kernel_size, geometry.stride, geometry.dilation,
+        ctypes.sizeof(Call), vector, images.shape[0], geometry.in_channels, *inner[2:4],
+        geometry.out_channels, *bare[2:4], geometry.groups, geometry.kernel_size, geometry.stride, geometry.dilation,
         geometry.padding, geometry.layout_in, geometry.layout_out, taps.numel(), starts.numel() - 1, images.numel(),
         output.numel(), *(None if tensor is None else tensor.data_ptr() for tensor in held), geometry.low,
-        geometry.high, threads, path.encode() if path else None, None, None,
+        geometry.high, threads, path.encode() if path else None, None, None, border_in, border_out,
     )  # fmt: skip
     call_library("hetc_conv2d_run", call)
     return output

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from hetcompress.kernels import Geometry, blocked, pack, planar, unpack
+from hetcompress.kernels import Geometry, blocked, pack, planar, run, unpack
 
 INF = float("inf")
 
@@ -20,21 +20,34 @@ class Case:
     weight: Tensor
     bias: Tensor | None
     residual: Tensor | None  # planar
+    border_in: int = 0
+    border_out: int = 0
 
     def packed(self):
         return pack(self.weight, self.geometry.groups, self.vector)
 
     def inputs(self):
-        """Return images and residual in the geometry's layouts; what fills blocks up must not matter."""
+        """Return images and residual in the geometry's layouts; what fills blocks up must not matter.
+
+        Nor what is in the border of a residual.
+        """
         images, residual = self.images, self.residual
         if self.geometry.layout_in:
             images = blocked(images, self.vector)
             spare = -self.geometry.in_channels % self.vector
             if spare:
                 images[:, -1, :, :, self.vector - spare :] = float("nan")
+            images = bordered(images, self.border_in)
         if residual is not None and self.geometry.layout_out:
-            residual = blocked(residual, self.vector)
+            residual = bordered(blocked(residual, self.vector), self.border_out, float("nan"))
         return images, residual
+
+    def run(self, **options):
+        """Return what the library computes, planar."""
+        images, residual = self.inputs()
+        borders = {"border_in": self.border_in, "border_out": self.border_out}
+        result = run(images, *self.packed(), self.geometry, bias=self.bias, residual=residual, **borders, **options)
+        return planar(bare(result, self.border_out), self.geometry.out_channels) if self.geometry.layout_out else result
 
     def planar(self, result):
         return planar(result, self.geometry.out_channels) if self.geometry.layout_out else result
@@ -50,6 +63,18 @@ class Case:
         return result.clamp(g.low, g.high)
 
 
+def bordered(images, border, value=0.0):
+    """Return blocked images with a border."""
+    return F.pad(images, (0, 0, *[border] * 4), value=value)
+
+
+def bare(images, border):
+    """Return blocked images without their border, which has to be of zeros."""
+    inner = images[:, :, border : images.shape[2] - border, border : images.shape[3] - border]
+    assert torch.equal(images, bordered(inner, border)) or inner.isnan().any()
+    return inner
+
+
 def masked(weight, groups, vector, density, generator):
     """Return weights in which only so many vectors are left."""
     values, taps, starts = pack(weight, groups, vector)
@@ -58,8 +83,8 @@ def masked(weight, groups, vector, density, generator):
 
 
 @st.composite
-def cases(draw):
-    """Every setting: groups, remainders, empty blocks, one-pixel images, batches of 0 and 1, both layouts."""
+def cases(draw, borders=0):
+    """Every setting: groups, remainders, empty blocks, one-pixel images, batches of 0 and 1, both layouts, borders."""
     number = lambda low, high: draw(st.integers(low, high))  # noqa: E731
     pair = lambda low, high: (number(low, high), number(low, high))  # noqa: E731
     vector, groups = draw(st.sampled_from((4, 8, 16))), draw(st.sampled_from((1, 1, 2, 3)))
@@ -83,7 +108,9 @@ def cases(draw):
     weight = masked(weight, groups, vector, draw(st.sampled_from((0.0, 0.1, 0.5, 1.0))), generator)
     images = torch.randn(batch, channels * groups, height, width, generator=generator)
     bias = torch.randn(filters * groups, generator=generator) if draw(st.booleans()) else None
-    case = Case(geometry, vector, images, weight, bias, None)
+    case = Case(
+        geometry, vector, images, weight, bias, None, layout_in * number(0, borders), layout_out * number(0, borders)
+    )
     if draw(st.booleans()):
         case.residual = torch.randn(case.expected().shape, generator=generator)
     return case

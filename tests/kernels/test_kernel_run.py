@@ -17,8 +17,7 @@ MANY = settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, H
 
 
 def assert_right(case, **options):
-    images, residual = case.inputs()
-    result = case.planar(run(images, *case.packed(), case.geometry, bias=case.bias, residual=residual, **options))
+    result = case.run(**options)
     expected = case.expected()
     assert result.shape == expected.shape
     torch.testing.assert_close(result.double(), expected, rtol=1e-4, atol=1e-4)
@@ -26,7 +25,7 @@ def assert_right(case, **options):
 
 @pytest.mark.parametrize("path", ["avx512", "avx2", "portable"])
 @MANY
-@given(case=cases(), threads=st.integers(1, 4))
+@given(case=cases(borders=3), threads=st.integers(1, 4))
 def test_equals_torch(path, case, threads):
     if path not in paths():
         pytest.skip(f"this processor does not run {path}")
@@ -44,12 +43,13 @@ def case_of(shape, filters, geometry, density=0.3, vector=16):
 SAME = Geometry(0, 0, kernel_size=(3, 3), padding=(1, 1, 1, 1))
 
 
-@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize(("layout", "border"), [(0, 0), (1, 0), (1, 1), (1, 2)])
 @pytest.mark.parametrize("size", [(1, 1), (1, 200), (200, 1), (57, 61), (4, 4), (7, 7), (8, 8)])
-def test_every_tile_and_strip(size, layout):
+def test_every_tile_and_strip(size, layout, border):
     geometry = dataclasses.replace(SAME, layout_in=layout, layout_out=layout)
     for batch in (1, 9):
-        assert_right(case_of((batch, 64, *size), 40, geometry), threads=2)
+        case = case_of((batch, 64, *size), 40, geometry)
+        assert_right(dataclasses.replace(case, border_in=border, border_out=border), threads=2)
 
 
 def test_many_weights():
@@ -72,14 +72,20 @@ def test_threads_do_not_change_a_bit():
 GOOD = case_of((1, 20, 5, 5), 24, SAME)
 
 
-def refused(match, images=None, values=None, taps=None, starts=None, residual=None, bias=None, path=None, **changes):
+def refused(
+    match, images=None, values=None, taps=None, starts=None, residual=None, bias=None, path=None, border_in=0,
+    border_out=0, **changes,
+):  # fmt: skip
     packed = [
         given if given is not None else mine for given, mine in zip((values, taps, starts), GOOD.packed(), strict=True)
     ]
 
     def call():
         geometry = dataclasses.replace(GOOD.geometry, **changes)
-        run(GOOD.images if images is None else images, *packed, geometry, bias=bias, residual=residual, path=path)
+        run(
+            GOOD.images if images is None else images, *packed, geometry, bias=bias, residual=residual, path=path,
+            border_in=border_in, border_out=border_out,
+        )  # fmt: skip
 
     with pytest.raises(UsageError, match=match):
         call()
@@ -115,6 +121,12 @@ def test_malformed_calls_are_refused():
     refused("NaN", low=float("nan"))
     refused("residual", residual=torch.zeros(1, 24, 5, 4))
     refused("path", path="avx1024")
+    refused("planar images have none", border_in=1)
+    refused("planar images have none", border_out=1)
+    refused("border", border_out=-1)
+    refused("border", border_out=2**62, layout_out=1)
+    refused("border|in_height", images=torch.zeros(1, 2, 5, 5, 16), layout_in=1, border_in=3)
+    refused("residual", layout_out=1, border_out=1, residual=torch.zeros(1, 2, 5, 5, 16))
     refused("two groups", groups=2, layout_out=1, out_channels=24, values=values)
 
 
