@@ -88,6 +88,12 @@ class VectorBlockConv2d(Form):
         """Weights that are multiplied for each output position: kept vectors times V, filling zeros included."""
         return self.values.numel()
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the layer reads and writes planar images and clamps nothing."""
+        g = self.geometry
+        return not (g.layout_in or g.layout_out) and g.low == float("-inf") and g.high == float("inf")
+
     def dense_weight(self) -> Float[Tensor, "filters channels kh kw"]:
         """Return the weights with their zeros."""
         g = self.geometry
@@ -98,11 +104,13 @@ class VectorBlockConv2d(Form):
         """Return this layer with other layouts or another clamp; the weights are shared.
 
         Args:
-            **changes: Fields of `Geometry`: `layout_in`, `layout_out`, `low`, `high`.
+            **changes: Fields of `Geometry`: layouts, borders, `low`, `high`.
         """
-        unknown = set(changes) - {"layout_in", "layout_out", "low", "high"}
+        unknown = set(changes) - {"layout_in", "layout_out", "border_in", "border_out", "low", "high"}
         if unknown:
-            raise UsageError("layer", expected="changes of layouts or limits", found=", ".join(sorted(unknown)))
+            raise UsageError(
+                "layer", expected="changes of layouts, borders or limits", found=", ".join(sorted(unknown))
+            )
         twin = VectorBlockConv2d.__new__(VectorBlockConv2d)
         nn.Module.__init__(twin)
         twin.geometry, twin.vector = dataclasses.replace(self.geometry, **changes), self.vector  # type: ignore[arg-type]
@@ -117,7 +125,7 @@ class VectorBlockConv2d(Form):
         """Return clamp(conv(images) + bias + residual).
 
         Args:
-            images: (N, C, H, W), or (N, ceil(C / V), H, W, V) where the geometry's `layout_in` is 1.
+            images: In the geometry's layout.
             residual: Of the output's shape and layout, or None.
         """
         operator = torch.ops.hetcompress.vector_block_conv2d.default

@@ -9,7 +9,8 @@ from torch import nn
 
 from hetcompress.errors import HetCompressError
 from hetcompress.graphs import onnx_bytes, ort_session
-from hetcompress.kernels import DOMAIN, OPERATOR, VectorBlockConv2d
+from hetcompress.kernels import DOMAIN, OPERATOR, Pooling, VectorBlockConv2d, layouts, pool
+from hetcompress.kernels.onnx_pools import pool_node
 
 pytestmark = pytest.mark.usefixtures("library")
 
@@ -90,6 +91,9 @@ MALFORMED = {
     "a kernel of zero": attribute("kernel_shape", [0, 3]),
     "no dilation": attribute("dilations", [0, 0]),
     "another layout": attribute("layout_out", 7),
+    "a border of planar images": attribute("border_in", 1),
+    "a negative border": attribute("border_out", -1),
+    "a huge border": attribute("border_out", 2**62),
     "other channels": attribute("in_channels", 19),
     "no channels": attribute("in_channels", 0),
     "negative filters": attribute("out_channels", -48),
@@ -110,6 +114,68 @@ MALFORMED = {
 def test_malformed_files_end_in_an_error(data, what):
     with pytest.raises(HetCompressError):
         ort_session(broken(data[1], MALFORMED[what]), 1)
+
+
+def test_files_from_before_there_were_borders(data, monkeypatch):
+    monkeypatch.setattr(layouts, "WIDEST_BORDER", 0)
+    net, images = data[0], torch.randn(2, 20, 9, 11)
+    proto = onnx.load_from_string(onnx_bytes(net, images))
+    for node in proto.graph.node:
+        attribute("border_in", None)(node, None)
+        attribute("border_out", None)(node, None)
+    (found,) = ort_session(proto.SerializeToString(), 1).run(None, {"input": images.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(found, net(images).numpy(), rtol=1e-5, atol=1e-5)
+
+
+MALFORMED_POOLS = {
+    "a missing attribute": attribute("average", None),
+    "three strides": attribute("strides", [1, 1, 1]),
+    "a stride of zero": attribute("strides", [0, 1]),
+    "a kernel of zero": attribute("kernel_shape", [0, 3]),
+    "a huge kernel": attribute("kernel_shape", [2**40, 3]),
+    "a negative pad": attribute("pads", [-1, 0, 0, 0]),
+    "a pad as large as the kernel": attribute("pads", [0, 0, 3, 0]),
+    "another layout": attribute("layout_out", 7),
+    "a border of planar images": attribute("border_in", 1),
+    "a huge border": attribute("border_out", 2**62),
+    "an unknown vector length": attribute("vector", 5),
+    "no channels": attribute("channels", 0),
+    "another kind": attribute("average", 2),
+}
+
+
+def pool_model(pooling):
+    def images(name, channels):
+        return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", channels, "h", "w"])
+
+    graph = onnx.helper.make_graph(
+        [pool_node("input", "output", pooling)], "g", [images("input", "c")], [images("output", "d")]
+    )
+    opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid(DOMAIN, 1)]
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+GOOD_POOL = Pooling(20, 16, (3, 3), (2, 2), (1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("what", MALFORMED_POOLS)
+def test_malformed_pools_end_in_an_error(what):
+    model = pool_model(GOOD_POOL)
+    MALFORMED_POOLS[what](model.graph.node[0], None)
+    with pytest.raises(HetCompressError):
+        ort_session(model.SerializeToString(), 1)
+
+
+def test_pools_of_any_images_that_fit():
+    session = ort_session(pool_model(GOOD_POOL).SerializeToString(), 1)
+    for shape in ((0, 20, 4, 4), (1, 20, 1, 1), (3, 20, 9, 4)):
+        images = torch.randn(shape)
+        (found,) = session.run(None, {"input": images.numpy()})
+        assert np.array_equal(found, pool(images, GOOD_POOL).numpy())
+    for shape in ((1, 19, 9, 11), (1, 20, 0, 9)):
+        with pytest.raises(Exception, match="BlockedPool2d"):
+            session.run(None, {"input": np.zeros(shape, np.float32)})
 
 
 def test_images_of_another_shape_end_in_an_error(data):
