@@ -215,6 +215,23 @@ def test_a_layer_that_runs_twice():
     assert [(g.low, g.layout_in, g.layout_out) for g in layers(model)] == [(0.0, 0, 1), (-float("inf"), 1, 0)]
 
 
+def test_layers_with_limits_of_their_own():
+    """They clamp before what follows them is added; and a fused model is not fused again."""
+
+    class Clamped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = sparse(16, 16).with_geometry(low=0.0, high=1.0)
+
+        def forward(self, x):
+            return F.relu6(self.a(x) - 0.5) + self.a(x) + x
+
+    model = fused(Clamped(), channels=16)
+    assert {(g.low, g.high, g.layout_out) for g in layers(model)} == {(0.0, 1.0, 0)}
+    once = fused(Residual())
+    assert layers(fused(once)) == layers(once)
+
+
 def test_groups_whose_filters_do_not_fill_blocks():
     stages = [
         sparse(16, 32),

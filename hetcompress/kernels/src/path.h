@@ -57,9 +57,21 @@ struct Store {
   bool clamp;
 };
 
+// The largest of some pixels around each pixel of a row of the output, in one channel block of an image.
+struct PoolRow {
+  const float* image;          // [height][width][V]
+  float* output;               // [out_width][V]
+  ptrdiff_t width, out_width;
+  ptrdiff_t first_row, rows;   // of the image; `row_step` apart
+  ptrdiff_t row_step;
+  ptrdiff_t left;              // column of the first output's first tap: negative in the padding
+  ptrdiff_t taps, tap_step, stride;
+};
+
 using TileFunction = void (*)(const Tile&);
 using FillFunction = void (*)(const Fill&);
 using StoreFunction = void (*)(const Store&);
+using PoolFunction = void (*)(const PoolRow&);
 
 struct Path {
   const char* name;
@@ -68,6 +80,7 @@ struct Path {
   TileFunction (*tile)(int vector, int rows, int columns);        // null for a tile that is too large
   FillFunction (*fill)(int vector, bool blocked);
   StoreFunction (*store)(int vector);
+  PoolFunction (*pool)(int vector);
 };
 
 const Path& avx512_path();

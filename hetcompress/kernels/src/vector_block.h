@@ -74,6 +74,20 @@ HETC_EXPORT int hetc_plan_run(const hetc_plan* plan, const float* input, const f
                               const float* residual, float* output);
 HETC_EXPORT void hetc_plan_free(hetc_plan* plan);
 
+/* Maximum pooling of blocked images [images][height][width][V], an image being a channel block.  What lies outside the
+ * image counts as -inf. */
+typedef struct hetc_max_pool {
+  int64_t size; /* sizeof(hetc_max_pool) */
+  int64_t vector, images, height, width, out_height, out_width;
+  int64_t kernel[2], stride[2], padding[2], dilation[2]; /* rows, columns; padding at the top and left */
+  const float* input;
+  float* output;
+  int64_t threads;
+} hetc_max_pool;
+
+/* As `hetc_conv2d_run`; the buffers have the sizes that the call says. */
+HETC_EXPORT int hetc_max_pool_run(const hetc_max_pool* call, char* message, size_t message_size);
+
 /* Whether this processor runs a path; 0 for unknown names. */
 HETC_EXPORT int hetc_has_path(const char* path);
 HETC_EXPORT const char* hetc_best_path(void);
