@@ -112,8 +112,8 @@ class Pooling:
         known = before or after
         return dataclasses.replace(self, vector=known.vector if known else self.vector, **sides(before, after))
 
-    def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the height and width of the output, without its border."""
+    def output_size(self, height: Any, width: Any) -> tuple[Any, Any]:
+        """Return the height and width of the output, without its border; sizes may be symbolic."""
         sizes = []
         for axis, size in enumerate((height, width)):
             before, step = self.padding[axis], self.stride[axis]
@@ -122,8 +122,8 @@ class Pooling:
             sizes.append(count - (self.round_up and (count - 1) * step >= size + before))
         return sizes[0], sizes[1]
 
-    def shape(self, batch: int, height: int, width: int, *, of_output: bool) -> tuple[int, ...]:
-        """Return the shape of images, of the input or of the output, in their layout."""
+    def shape(self, batch: Any, height: Any, width: Any, *, of_output: bool) -> tuple[Any, ...]:
+        """Return the shape of images, of the input or of the output, in their layout; sizes may be symbolic."""
         blocked = self.layout_out if of_output else self.layout_in
         border = 2 * (self.border_out if of_output else self.border_in)
         if not blocked:

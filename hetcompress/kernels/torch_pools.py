@@ -36,5 +36,5 @@ def pooling_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Pooling | Non
     )  # fmt: skip
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def _pair(value: Any) -> tuple[Any, Any]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])

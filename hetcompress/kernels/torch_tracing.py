@@ -10,6 +10,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
+from hetcompress.kernels.pool_module import BlockedPool2d
 from hetcompress.kernels.torch_nodes import changes_in_place, passes_through
 from hetcompress.nn.lowered import Chain, Form
 
@@ -31,8 +32,8 @@ def foreign_code() -> Iterator[None]:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Keep our layers and other forms whole."""
-        return isinstance(m, Form) or super().is_leaf_module(m, module_qualified_name)
+        """Keep our layers, our pools and other forms whole."""
+        return isinstance(m, Form | BlockedPool2d) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
