@@ -115,10 +115,12 @@ class Geometry:
         """
         if len(numbers) not in (15, 17):
             raise UsageError("kernels, geometry", expected="17 numbers", found=f"{len(numbers)}")
-        inside, out, groups, kh, kw, sy, sx, top, left, bottom, right, dy, dx, *layouts = numbers
+        inside, out, groups, kh, kw, sy, sx, top, left, bottom, right, dy, dx, layout_in, layout_out, *borders = numbers
+        border_in, border_out = borders or (0, 0)
         return cls(
-            inside, out, groups, (kh, kw), (sy, sx), (top, left, bottom, right), (dy, dx), *layouts, low=low, high=high
-        )
+            inside, out, groups, (kh, kw), (sy, sx), (top, left, bottom, right), (dy, dx), layout_in, layout_out,
+            border_in, border_out, low, high,
+        )  # fmt: skip
 
     def blocks(self, vector: int) -> int:
         """Return the number of filter blocks for a vector length."""

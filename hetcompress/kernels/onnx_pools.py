@@ -15,7 +15,8 @@ from hetcompress.kernels.pooling import POOL_OPERATOR, Pooling, pool_attributes
 
 __all__ = ["pool_node", "pooling_of"]
 
-WHOLE = {"GlobalMaxPool", "GlobalAveragePool", "ReduceMean"}
+REDUCTIONS = {"ReduceMax", "ReduceMean"}
+WHOLE = REDUCTIONS | {"GlobalMaxPool", "GlobalAveragePool"}
 """Pools over all pixels of an image."""
 
 
@@ -31,7 +32,7 @@ def pooling_of(node: onnx.NodeProto, shape: Shape | None, constants: Mapping[str
         return None
     if shape is None or len(shape) != 4 or not shape[1]:
         return None
-    bare = Pooling(shape[1], average=node.op_type not in ("MaxPool", "GlobalMaxPool"))
+    bare = Pooling(shape[1], average=node.op_type in ("AveragePool", "GlobalAveragePool", "ReduceMean"))
     given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     if node.op_type in WHOLE:
         height, width = shape[2:]
@@ -50,7 +51,7 @@ def pooling_of(node: onnx.NodeProto, shape: Shape | None, constants: Mapping[str
 
 def _whole(node: onnx.NodeProto, given: Mapping[str, Any], constants: Mapping[str, onnx.TensorProto]) -> bool:
     """Tell whether a node reduces height and width, and nothing else."""
-    if node.op_type != "ReduceMean":
+    if node.op_type not in REDUCTIONS:
         return True
     axes = given.get("axes")
     if axes is None and len(node.input) == 2 and node.input[1] in constants:

@@ -12,10 +12,10 @@ from hetcompress.kernels import OPERATOR, VectorBlockConv2d, available
 pytestmark = pytest.mark.skipif(not available()[0], reason=f"no compiled kernels: {available()[1]}")
 
 
-def sparse(channels, filters, size=3, vector=16, **options):
-    conv = nn.Conv2d(channels, filters, size, padding=size // 2, **options)
+def sparse(channels, filters, size=3, vector=16, padding=None, **options):
+    conv = nn.Conv2d(channels, filters, size, padding=size // 2 if padding is None else padding, **options)
     with torch.no_grad():
-        conv.weight[:, torch.rand(channels) < 0.4] = 0
+        conv.weight[:, torch.rand(conv.weight.shape[1]) < 0.4] = 0
     return VectorBlockConv2d.from_pruned(conv, vector)
 
 
@@ -175,7 +175,11 @@ class Many(nn.Module):
     def __init__(self):
         super().__init__()
         self.start = sparse(3, 30, 5)
-        self.wide, self.slim, self.one = sparse(30, 24, (1, 7)), sparse(30, 20, 3, dilation=1), sparse(30, 12, 1)
+        self.wide, self.slim, self.one = (
+            sparse(30, 24, (1, 7), padding=1),
+            sparse(30, 20, 3, dilation=1),
+            sparse(30, 12, 1),
+        )
         self.five, self.grouped, self.odd = sparse(56, 40, 5), sparse(40, 32, groups=2), sparse(32, 36, groups=2)
         self.end = sparse(36, 17, 3)
 
