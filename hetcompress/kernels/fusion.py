@@ -4,7 +4,7 @@ Runtimes fuse what they know; of a foreign operator they know nothing.  So
 
     relu(conv(x) + y)   becomes one call with a residual and a limit,
 
-and then values get the layouts that spare reorders and padded copies (`hetcompress.kernels.layouts`).
+and then values get the layouts that spare reorders (`hetcompress.kernels.layouts`).
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def int8_node(
     ]  # fmt: skip
     if residual:
         inputs += [residual, *both("residual", held_residual or Held())]
-    kept = {key: value for key, value in attributes(geometry).items() if not key.startswith(("layout", "border"))}
+    kept = {key: value for key, value in attributes(geometry).items() if not key.startswith("layout")}
     return onnx.helper.make_node(INT8_OPERATOR, inputs, [output], name, domain=DOMAIN, **kept), constants
 
 

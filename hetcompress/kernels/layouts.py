@@ -1,9 +1,8 @@
-"""Which values of a graph keep our operators' own layout, (N, C / V, H + 2b, W + 2b, V): the choice, for any graph.
+"""Which values of a graph keep our operators' own layout (N, C / V, H, W, V): the choice, whatever holds the graph.
 
 A reorder at each end of our operators costs as much as a small layer.  Values that only our operators, and others that
 work in either layout, touch can be spared both.  Where an operator that knows planar images alone touches a blocked
 value, it is reordered once, so a set of values that must share a layout is blocked if that saves more than it costs.
-A border of b zeros, as many as the convolutions that read a value pad, spares these a padded copy of it.
 """
 
 from __future__ import annotations
@@ -14,10 +13,7 @@ from collections.abc import Callable, Iterable
 
 from hetcompress.kernels.library import Geometry
 
-__all__ = ["Block", "Layouts", "Step", "choose_layouts", "convolution_step", "sides"]
-
-WIDEST_BORDER = 3
-"""A wider one costs every operator more than the copy that it spares one."""
+__all__ = ["Layouts", "Step", "choose_layouts", "convolution_step"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +26,6 @@ class Step:
         alike: Of these, those that must share a layout, whichever it is.
         ends: Of these, those that the node takes in either layout, and sooner blocked.
         vector: V of our convolution; None of others, which take any.
-        border: With how many zeros it would read the first value where it is; 0 if it copies that in any case.
-        keeps_zeros: Whether it makes zeros of zeros, so that the values that are alike can have a border.
     """
 
     reads: tuple[str, ...]
@@ -39,8 +33,6 @@ class Step:
     alike: tuple[str, ...] = ()
     ends: tuple[str, ...] = ()
     vector: int | None = None
-    border: int = 0
-    keeps_zeros: bool = True
 
     @property
     def either(self) -> set[str]:
@@ -54,28 +46,14 @@ def convolution_step(reads: tuple[str, ...], output: str, geometry: Geometry, ve
     Args:
         reads: The images, and the residual if there is one.
         output: What it writes.
-        geometry: Of which filters, groups, strides and padding count.
+        geometry: Of which filters and groups count.
         vector: V.
     """
-    border = max(geometry.padding) if max(geometry.stride) == 1 else 0
     images, residual = reads[:1], reads[1:]
     if geometry.groups == 1 or geometry.out_channels // geometry.groups % max(vector, 1) == 0:
-        return Step(reads, (output,), (output, *residual), (output, *images), vector, border)
+        return Step(reads, (output,), (output, *residual), (output, *images), vector)
     # a block of filters would belong to two groups: output and residual are planar
-    return Step(reads, (output,), (), () if images == residual else images, vector, border)
-
-
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """How a value is blocked.
-
-    Attributes:
-        vector: V.
-        border: b.
-    """
-
-    vector: int
-    border: int
+    return Step(reads, (output,), (), () if images == residual else images, vector)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +61,12 @@ class Layouts:
     """The choice.
 
     Attributes:
-        blocked: The values to keep blocked, and how.
+        blocked: The values to keep blocked, each with its V.
         written: Of these, those that are written planar, and reordered behind that.
         read: Of these, those that are also read planar, and reordered before that.
     """
 
-    blocked: dict[str, Block]
+    blocked: dict[str, int]
     written: set[str]
     read: set[str]
 
@@ -100,30 +78,20 @@ class Layouts:
             return "blocked" if value in self.written else None
         return None if value in self.written else "planar"
 
-    def of(self, step: Step, value: str) -> Block | None:
-        """Return how a node finds a value, or leaves it: None for planar."""
-        return self.blocked.get(value) if value in step.either else None
-
-
-def sides(before: Block | None, after: Block | None) -> dict[str, int]:
-    """Return the layouts of what an operator of ours reads and writes as its settings, None being planar."""
-    return {
-        "layout_in": int(before is not None), "layout_out": int(after is not None),
-        "border_in": before.border if before else 0, "border_out": after.border if after else 0,
-    }  # fmt: skip
+    def of(self, step: Step, value: str) -> int:
+        """Return V if a node finds or leaves a value blocked; 0 for planar."""
+        return self.blocked.get(value, 0) if value in step.either else 0
 
 
 @dataclasses.dataclass
 class _Class:
-    """Values that must share a layout: how often blocked is faster, what it costs, and with what border."""
+    """Values that must share a layout: how often blocked is faster, and what it costs."""
 
     values: set[str] = dataclasses.field(default_factory=set)
     ends: int = 0
     vectors: set[int] = dataclasses.field(default_factory=set)
     written: set[str] = dataclasses.field(default_factory=set)
     read: set[str] = dataclasses.field(default_factory=set)
-    border: int = 0
-    keeps_zeros: bool = True
 
 
 def choose_layouts(steps: Iterable[Step], fits: Callable[[str, int], bool]) -> Layouts:
@@ -139,8 +107,7 @@ def choose_layouts(steps: Iterable[Step], fits: Callable[[str, int], bool]) -> L
             continue
         (vector,) = found.vectors
         if all(fits(value, vector) for value in found.values):
-            block = Block(vector, found.border if found.keeps_zeros else 0)
-            chosen.blocked.update(dict.fromkeys(found.values, block))
+            chosen.blocked.update(dict.fromkeys(found.values, vector))
             chosen.written.update(found.written)
             chosen.read.update(found.read)
     return chosen
@@ -172,6 +139,3 @@ def _count(found: _Class, step: Step, value: str) -> None:
     elif value in step.ends:
         found.ends += 1
         found.vectors |= set() if step.vector is None else {step.vector}
-    if value in step.reads[:1] and step.border <= WIDEST_BORDER:
-        found.border = max(found.border, step.border)
-    found.keeps_zeros &= step.keeps_zeros or value not in step.alike

@@ -19,9 +19,6 @@ __all__ = ["Geometry", "available", "best_path", "best_vector", "has_path", "pat
 VECTORS = (4, 8, 16)
 """Vector lengths that the library has code for."""
 
-LARGEST_BORDER = 4096
-"""Pixels around a blocked image that the library allows."""
-
 _PATHS = ("avx512", "avx2", "portable")
 _OK, _INVALID = 0, 1
 
@@ -48,8 +45,6 @@ class Call(ctypes.Structure):
         ("path", ctypes.c_char_p),
         ("parallel", ctypes.c_void_p),
         ("context", ctypes.c_void_p),
-        ("border_in", ctypes.c_int64),
-        ("border_out", ctypes.c_int64),
     )  # fmt: skip
 
 
@@ -65,16 +60,13 @@ class Geometry:
         stride: Rows and columns.
         padding: Zeros at the top, left, bottom and right.
         dilation: Rows and columns.
-        layout_in: Of the input: 0 planar (N, C, H, W), 1 blocked (N, ceil(C / V), H + 2b, W + 2b, V) with a border of b
-            zeros on every side.
+        layout_in: Of the input: 0 planar (N, C, H, W), 1 blocked (N, ceil(C / V), H, W, V).
         layout_out: Of the output and of what is added to it.
-        border_in: b of the input; 0 of planar images.
-        border_out: b of the output and of what is added to it.
         low: The result is not less than this.
         high: Nor more than this.
 
     Raises:
-        UsageError: A stride, the number of groups or a border is out of range.
+        UsageError: A stride, or the number of groups, is less than 1.
     """
 
     in_channels: int
@@ -86,40 +78,28 @@ class Geometry:
     dilation: tuple[int, int] = (1, 1)
     layout_in: int = 0
     layout_out: int = 0
-    border_in: int = 0
-    border_out: int = 0
     low: float = float("-inf")
     high: float = float("inf")
 
     def __post_init__(self) -> None:
         if min(*self.stride, self.groups) < 1:
             raise UsageError("stride, groups", expected="1 or more", found=f"{self.stride}, {self.groups}")
-        borders = self.border_in, self.border_out
-        if not all(0 <= border <= LARGEST_BORDER for border in borders):
-            raise UsageError("borders", expected=f"0 to {LARGEST_BORDER}", found=str(borders))
 
     @property
     def numbers(self) -> tuple[int, ...]:
         """All fields but the limits, one after another."""
         return (
             self.in_channels, self.out_channels, self.groups, *self.kernel_size, *self.stride, *self.padding,
-            *self.dilation, self.layout_in, self.layout_out, self.border_in, self.border_out,
+            *self.dilation, self.layout_in, self.layout_out,
         )  # fmt: skip
 
     @classmethod
     def from_numbers(cls, numbers: Sequence[int], low: float, high: float) -> Geometry:
-        """Return the geometry that has these `numbers`; the borders may be missing, as in older files.
-
-        Raises:
-            UsageError: There are more or fewer of them, or one is out of range.
-        """
-        if len(numbers) not in (15, 17):
-            raise UsageError("kernels, geometry", expected="17 numbers", found=f"{len(numbers)}")
-        inside, out, groups, kh, kw, sy, sx, top, left, bottom, right, dy, dx, layout_in, layout_out, *borders = numbers
-        border_in, border_out = borders or (0, 0)
+        """Return the geometry that has these `numbers`."""
+        inside, out, groups, kh, kw, sy, sx, top, left, bottom, right, dy, dx, layout_in, layout_out = numbers
         return cls(
-            inside, out, groups, (kh, kw), (sy, sx), (top, left, bottom, right), (dy, dx), layout_in, layout_out,
-            border_in, border_out, low, high,
+            inside, out, groups, (kh, kw), (sy, sx), (top, left, bottom, right), (dy, dx), layout_in, layout_out, low,
+            high,
         )  # fmt: skip
 
     def blocks(self, vector: int) -> int:
@@ -128,11 +108,11 @@ class Geometry:
 
     def output_shape(self, input_shape: Sequence[Any], vector: Any) -> tuple[Any, ...]:
         """Return the shape of the output for an input of some shape; sizes may be symbolic."""
+        height, width = input_shape[2], input_shape[3]
         sizes = []
-        for axis, size in enumerate(input_shape[2:4]):
-            padded = size - 2 * self.border_in + self.padding[axis] + self.padding[axis + 2]
-            room = padded - (self.kernel_size[axis] - 1) * self.dilation[axis] - 1
-            sizes.append(room // self.stride[axis] + 1 + 2 * self.border_out)
+        for axis, size in enumerate((height, width)):
+            padded = size + self.padding[axis] + self.padding[axis + 2]
+            sizes.append((padded - (self.kernel_size[axis] - 1) * self.dilation[axis] - 1) // self.stride[axis] + 1)
         if self.layout_out:
             return (input_shape[0], -(-self.out_channels // vector), sizes[0], sizes[1], vector)
         return (input_shape[0], self.out_channels, sizes[0], sizes[1])
@@ -216,13 +196,13 @@ def run(
     """Convolve on the CPU in the library.
 
     Args:
-        images: In the layout that `geometry` says.
+        images: Shape (N, C, H, W) or, blocked, (N, ceil(C / V), H, W, V).
         values: Kept vectors, shape (vectors, V).
         taps: Of each, (channel in the group * kernel rows + row) * kernel columns + column, int32.
         starts: Where each block of V filters begins in `values`, and their end, shape (blocks + 1,), int32.
         geometry: The convolution.
         bias: Shape (filters,).
-        residual: Added before the result is clamped; of the shape of the output, with its border.
+        residual: Added before the result is clamped; of the shape of the output.
         threads: Threads at most.
         path: An instruction set of `paths`; None for the best.
 
@@ -276,17 +256,13 @@ def prepared(
     if residual is not None and residual.shape != shape:
         raise UsageError("kernels", expected=f"a residual of shape {shape}", found=str(tuple(residual.shape)))
     output = images.new_empty([max(size, 0) for size in shape])
-    inner, bare = (
-        [size - 2 * border for size in sizes[2:4]]
-        for sizes, border in ((images.shape, geometry.border_in), (shape, geometry.border_out))
-    )
     held = [t if t is None else t.contiguous() for t in (images, values, taps, starts, bias, residual, output)]
     call = Call(
-        ctypes.sizeof(Call), vector, images.shape[0], geometry.in_channels, *inner,
-        geometry.out_channels, *bare, geometry.groups, geometry.kernel_size, geometry.stride, geometry.dilation,
+        ctypes.sizeof(Call), vector, images.shape[0], geometry.in_channels, *images.shape[2:4],
+        geometry.out_channels, *shape[2:4], geometry.groups, geometry.kernel_size, geometry.stride, geometry.dilation,
         geometry.padding, geometry.layout_in, geometry.layout_out, taps.numel(), starts.numel() - 1, images.numel(),
         output.numel(), *(None if tensor is None else tensor.data_ptr() for tensor in held), geometry.low,
-        geometry.high, threads, path.encode() if path else None, None, None, geometry.border_in, geometry.border_out,
+        geometry.high, threads, path.encode() if path else None, None, None,
     )  # fmt: skip
     return call, output, held
 

@@ -104,13 +104,11 @@ class VectorBlockConv2d(Form):
         """Return this layer with other layouts or another clamp; the weights are shared.
 
         Args:
-            **changes: Fields of `Geometry`: layouts, borders, `low`, `high`.
+            **changes: Fields of `Geometry`: `layout_in`, `layout_out`, `low`, `high`.
         """
-        unknown = set(changes) - {"layout_in", "layout_out", "border_in", "border_out", "low", "high"}
+        unknown = set(changes) - {"layout_in", "layout_out", "low", "high"}
         if unknown:
-            raise UsageError(
-                "layer", expected="changes of layouts, borders or limits", found=", ".join(sorted(unknown))
-            )
+            raise UsageError("layer", expected="changes of layouts or limits", found=", ".join(sorted(unknown)))
         twin = VectorBlockConv2d.__new__(VectorBlockConv2d)
         nn.Module.__init__(twin)
         twin.geometry, twin.vector = dataclasses.replace(self.geometry, **changes), self.vector  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ def attributes(geometry: Geometry) -> dict[str, Any]:
         "in_channels": geometry.in_channels, "out_channels": geometry.out_channels, "group": geometry.groups,
         "kernel_shape": list(geometry.kernel_size), "strides": list(geometry.stride), "pads": list(geometry.padding),
         "dilations": list(geometry.dilation), "layout_in": geometry.layout_in, "layout_out": geometry.layout_out,
-        "border_in": geometry.border_in, "border_out": geometry.border_out, "low": geometry.low, "high": geometry.high,
+        "low": geometry.low, "high": geometry.high,
     }  # fmt: skip
 
 

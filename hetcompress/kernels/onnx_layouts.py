@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import onnx
 
-from hetcompress.kernels.layouts import Block, Layouts, Step, choose_layouts, convolution_step, sides
+from hetcompress.kernels.layouts import Layouts, Step, choose_layouts, convolution_step
 from hetcompress.kernels.library import Geometry
-from hetcompress.kernels.onnx_nodes import IMAGES, RESIDUAL, VALUES, Shape, is_elementwise, keeps_zeros, ours
+from hetcompress.kernels.onnx_nodes import IMAGES, RESIDUAL, VALUES, Shape, is_elementwise, ours
 from hetcompress.kernels.onnx_pools import pool_node, pooling_of
 from hetcompress.kernels.pooling import Pooling
 
@@ -43,11 +43,19 @@ class _Graph:
             nodes.extend(made)
             for name in node.output:
                 if name in layouts.written:
-                    nodes.append(self._reorder(name, f"{name}_blocked", None, layouts.blocked[name]))
+                    nodes.append(self._reorder(name, f"{name}_blocked", 0, layouts.blocked[name]))
                 elif name in layouts.read:
-                    nodes.append(self._reorder(name, f"{name}_planar", layouts.blocked[name], None))
+                    nodes.append(self._reorder(name, f"{name}_planar", layouts.blocked[name], 0))
         del self.graph.node[:]
         self.graph.node.extend(nodes)
+        self._drop_unread()
+
+    def _drop_unread(self) -> None:
+        """Remove constants of nodes that are gone."""
+        read = {name for node in self.graph.node for name in node.input}
+        kept = [tensor for tensor in self.graph.initializer if tensor.name in read]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(kept)
 
     def _pools(self) -> dict[str, Pooling]:
         """Return the pools of what our operator wrote, by output: behind another, a reorder costs less after it."""
@@ -66,10 +74,7 @@ class _Graph:
         reads, writes = tuple(name for name in node.input if name), tuple(node.output)
         if ours(node):
             given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-            geometry = Geometry(
-                given["in_channels"], given["out_channels"], given["group"], stride=tuple(given["strides"]),
-                padding=tuple(given["pads"]),
-            )  # fmt: skip
+            geometry = Geometry(given["in_channels"], given["out_channels"], given["group"])
             values, residual = self.constants.get(node.input[VALUES]), [name for name in node.input[RESIDUAL:] if name]
             vector = values.dims[1] if values is not None else 0
             return convolution_step((node.input[IMAGES], *residual), node.output[0], geometry, vector)
@@ -77,8 +82,7 @@ class _Graph:
             return Step(reads, writes, ends=(node.input[0], node.output[0]))
         if not is_elementwise(node, self.shapes):
             return Step(reads, writes)
-        alike = (node.output[0], *(node.input if node.op_type != "Clip" else node.input[:1]))
-        return Step(reads, writes, alike, keeps_zeros=keeps_zeros(node, self.constants))
+        return Step(reads, writes, (node.output[0], *(node.input if node.op_type != "Clip" else node.input[:1])))
 
     def _fits(self, name: str, vector: int) -> bool:
         shape = self.shapes.get(name)
@@ -87,9 +91,9 @@ class _Graph:
     def _in_layout(self, node: onnx.NodeProto, step: Step, layouts: Layouts) -> list[onnx.NodeProto]:
         """Return what a node becomes: itself in other layouts, or a pool of ours in its place."""
         name = node.output[0]
-        before, after = (layouts.of(step, names[0]) if names else None for names in (node.input, node.output))
+        before, after = (layouts.of(step, names[0]) if names else 0 for names in (node.input, node.output))
         if ours(node):
-            settings = sides(before, after)
+            settings = {"layout_in": int(before > 0), "layout_out": int(after > 0)}
             for attribute in node.attribute:
                 if attribute.name in settings:
                     attribute.i = settings[attribute.name]
@@ -102,5 +106,5 @@ class _Graph:
             return [pool_node(node.input[0], f"{name}_pixel", pooling), flat]
         return [node]
 
-    def _reorder(self, source: str, target: str, before: Block | None, after: Block | None) -> onnx.NodeProto:
+    def _reorder(self, source: str, target: str, before: int, after: int) -> onnx.NodeProto:
         return pool_node(source, target, Pooling(self.shapes[source][1] or 1).between(before, after))

@@ -9,12 +9,11 @@ import onnx
 
 from hetcompress.kernels.onnx_export import DOMAIN, OPERATOR
 
-__all__ = ["BIAS", "IMAGES", "RESIDUAL", "VALUES", "Shape", "is_elementwise", "keeps_zeros", "limits_of", "ours"]
+__all__ = ["BIAS", "IMAGES", "RESIDUAL", "VALUES", "Shape", "is_elementwise", "limits_of", "ours"]
 
 IMAGES, VALUES, BIAS, RESIDUAL = 0, 1, 4, 5
 """Places among the operator's inputs."""
-UNARY_OF_ZEROS = {"Relu", "LeakyRelu", "HardSwish", "Tanh", "Elu", "Identity"}
-UNARY = {*UNARY_OF_ZEROS, "Clip", "Sigmoid", "HardSigmoid"}
+UNARY = {"Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Identity"}
 BINARY = {"Add", "Sub", "Mul"}
 
 Shape = tuple[int | None, ...]
@@ -30,14 +29,6 @@ def is_elementwise(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> bool:
     if node.op_type in BINARY:
         return len({shapes.get(name) for name in node.input}) == 1
     return node.op_type in UNARY
-
-
-def keeps_zeros(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
-    """Tell whether an element-wise node makes zeros of zeros."""
-    if node.op_type == "Clip":
-        limits = limits_of(node, constants)
-        return limits is not None and limits[0] <= 0 <= limits[1]
-    return node.op_type in UNARY_OF_ZEROS | BINARY
 
 
 def limits_of(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> tuple[float, float] | None:

@@ -8,10 +8,9 @@ from typing import Any
 
 import onnx
 
-from hetcompress.kernels.library import LARGEST_BORDER
 from hetcompress.kernels.onnx_export import DOMAIN
 from hetcompress.kernels.onnx_nodes import Shape
-from hetcompress.kernels.pooling import POOL_OPERATOR, Pooling, pool_attributes
+from hetcompress.kernels.pooling import LARGEST_KERNEL, POOL_OPERATOR, Pooling, pool_attributes
 
 __all__ = ["pool_node", "pooling_of"]
 
@@ -36,12 +35,12 @@ def pooling_of(node: onnx.NodeProto, shape: Shape | None, constants: Mapping[str
     given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     if node.op_type in WHOLE:
         height, width = shape[2:]
-        if not height or not width or max(height, width) > LARGEST_BORDER or not _whole(node, given, constants):
+        if not height or not width or max(height, width) > LARGEST_KERNEL or not _whole(node, given, constants):
             return None
         return dataclasses.replace(bare, kernel_size=(height, width))
     kernel, pads = tuple(given["kernel_shape"]), tuple(given.get("pads", (0, 0, 0, 0)))
     plain = given.get("auto_pad", b"NOTSET") == b"NOTSET" and set(given.get("dilations", ())) <= {1}
-    if not plain or any(pad >= kernel[i % 2] for i, pad in enumerate(pads)) or max(kernel) > LARGEST_BORDER:
+    if not plain or any(pad >= kernel[i % 2] for i, pad in enumerate(pads)) or max(kernel) > LARGEST_KERNEL:
         return None
     return dataclasses.replace(
         bare, kernel_size=kernel, stride=tuple(given.get("strides", (1, 1))), padding=pads,

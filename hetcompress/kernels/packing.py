@@ -49,16 +49,14 @@ def _columns(weight: Tensor, groups: int, vector: int) -> Tensor:
     return rows.reshape(-1, vector, size)
 
 
-def blocked(images: Float[Tensor, "n c h w"], vector: int, border: int = 0) -> Float[Tensor, "n b h2 w2 v"]:
-    """Return planar images with V channels of a pixel beside each other, filled up with zeros, in a border of zeros."""
+def blocked(images: Float[Tensor, "n c h w"], vector: int) -> Float[Tensor, "n b h w v"]:
+    """Return planar images with V channels of a pixel beside each other, filled up with zeros."""
     spare = -images.shape[1] % vector
-    padded = F.pad(images, (*[border] * 4, 0, spare)) if spare or border else images
+    padded = F.pad(images, (0, 0, 0, 0, 0, spare)) if spare else images
     blocks = padded.reshape(padded.shape[0], padded.shape[1] // vector, vector, *padded.shape[2:])
     return blocks.permute(0, 1, 3, 4, 2).contiguous()
 
 
-def planar(images: Float[Tensor, "n b h2 w2 v"], channels: int, border: int = 0) -> Float[Tensor, "n c h w"]:
-    """Return blocked images with each channel's pixels beside each other, without their border."""
-    height, width = images.shape[2:4]
-    images = images[:, :, border : height - border, border : width - border]
+def planar(images: Float[Tensor, "n b h w v"], channels: int) -> Float[Tensor, "n c h w"]:
+    """Return blocked images with each channel's pixels beside each other."""
     return images.permute(0, 1, 4, 2, 3).flatten(1, 2)[:, :channels].contiguous()

@@ -43,12 +43,12 @@ def _dense(images: Tensor, numbers: Sequence[int]) -> Tensor:
     if (top, left) != (bottom, right):
         raise UsageError("pooling", expected="torch pads both sides alike", found=str(p))
     if p.layout_in:
-        images = planar(images, p.channels, p.border_in)
+        images = planar(images, p.channels)
     if p.average:
         pooled = F.avg_pool2d(images, p.kernel_size, p.stride, (top, left), p.round_up, p.count_padding)
     else:
         pooled = F.max_pool2d(images, p.kernel_size, p.stride, (top, left), ceil_mode=p.round_up)
-    return blocked(pooled, p.vector, p.border_out) if p.layout_out else pooled
+    return blocked(pooled, p.vector) if p.layout_out else pooled
 
 
 def _on_cpu(images: Tensor, numbers: Sequence[int]) -> Tensor:
@@ -59,7 +59,7 @@ def _on_cpu(images: Tensor, numbers: Sequence[int]) -> Tensor:
 
 def _shape_only(images: Tensor, numbers: Sequence[int]) -> Tensor:
     p = Pooling.from_numbers(numbers)
-    size = p.output_size(*(size - 2 * p.border_in for size in images.shape[2:4]))
+    size = p.output_size(*images.shape[2:4])
     return images.new_empty(p.shape(images.shape[0], *size, of_output=True))
 
 

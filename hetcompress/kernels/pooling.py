@@ -15,12 +15,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hetcompress.errors import UsageError
-from hetcompress.kernels.layouts import Block, sides
-from hetcompress.kernels.library import LARGEST_BORDER, VECTORS, call_library
+from hetcompress.kernels.library import VECTORS, call_library
 
-__all__ = ["POOL_OPERATOR", "Pooling", "pool", "pool_attributes"]
+__all__ = ["LARGEST_KERNEL", "POOL_OPERATOR", "Pooling", "pool", "pool_attributes"]
 
 POOL_OPERATOR = "BlockedPool2d"
+LARGEST_KERNEL = 4096
+"""Rows or columns that the library allows."""
 
 
 class _PoolCall(ctypes.Structure):
@@ -32,8 +33,8 @@ class _PoolCall(ctypes.Structure):
         ("stride", ctypes.c_int64 * 2),
         ("padding", ctypes.c_int64 * 4),
         *[(name, ctypes.c_int64) for name in (
-            "average", "count_padding", "round_up", "blocked_in", "blocked_out", "border_in", "border_out",
-            "input_size", "output_size",
+            "average", "count_padding", "round_up", "blocked_in", "blocked_out", "input_size",
+            "output_size",
         )],
         ("input", ctypes.c_void_p),
         ("output", ctypes.c_void_p),
@@ -57,10 +58,8 @@ class Pooling:
         average: Whether the result is the average of the pixels, or the largest of them.
         count_padding: Whether an average counts padding, as zeros.
         round_up: Whether a window that reaches beyond the padding counts, if it begins within the image.
-        layout_in: 0 planar (N, C, H, W), 1 blocked (N, ceil(C / V), H + 2b, W + 2b, V) with a border of b zeros.
+        layout_in: 0 planar (N, C, H, W), 1 blocked (N, ceil(C / V), H, W, V).
         layout_out: Likewise of the output.
-        border_in: b of the images; 0 for planar ones.
-        border_out: b of the output.
 
     Raises:
         UsageError: A number is out of range.
@@ -76,22 +75,17 @@ class Pooling:
     round_up: bool = False
     layout_in: int = 0
     layout_out: int = 0
-    border_in: int = 0
-    border_out: int = 0
 
     def __post_init__(self) -> None:
         if self.vector not in VECTORS or min(*self.stride, *self.kernel_size, self.channels) < 1:
             raise UsageError("pooling", expected=f"1 or more of all, vectors of {VECTORS}", found=str(self))
-        if not all(0 <= border <= LARGEST_BORDER for border in (self.border_in, self.border_out)):
-            raise UsageError("pooling, border", expected=f"0 to {LARGEST_BORDER}", found=str(self))
 
     @property
     def numbers(self) -> tuple[int, ...]:
         """All fields, one after another."""
         return (
             self.channels, self.vector, *self.kernel_size, *self.stride, *self.padding, int(self.average),
-            int(self.count_padding), int(self.round_up), self.layout_in, self.layout_out, self.border_in,
-            self.border_out,
+            int(self.count_padding), int(self.round_up), self.layout_in, self.layout_out,
         )  # fmt: skip
 
     @classmethod
@@ -101,19 +95,19 @@ class Pooling:
         Raises:
             UsageError: There are more or fewer of them, or one is out of range.
         """
-        if len(numbers) != 17:
-            raise UsageError("pooling", expected="17 numbers", found=str(len(numbers)))
+        if len(numbers) != 15:
+            raise UsageError("pooling", expected="15 numbers", found=str(len(numbers)))
         channels, vector, kh, kw, sy, sx, top, left, bottom, right, average, count, up, *layouts = numbers
         kinds = bool(average), bool(count), bool(up)
         return cls(channels, vector, (kh, kw), (sy, sx), (top, left, bottom, right), *kinds, *layouts)
 
-    def between(self, before: Block | None, after: Block | None) -> Pooling:
-        """Return this in the layouts of what it reads and writes, None being planar; V stays if both are."""
-        known = before or after
-        return dataclasses.replace(self, vector=known.vector if known else self.vector, **sides(before, after))
+    def between(self, before: int, after: int) -> Pooling:
+        """Return this in the layouts of what it reads and writes: V of blocked ones, 0 of planar ones."""
+        vector = before or after or self.vector
+        return dataclasses.replace(self, vector=vector, layout_in=int(before > 0), layout_out=int(after > 0))
 
     def output_size(self, height: Any, width: Any) -> tuple[Any, Any]:
-        """Return the height and width of the output, without its border; sizes may be symbolic."""
+        """Return the height and width of the output; sizes may be symbolic."""
         sizes = []
         for axis, size in enumerate((height, width)):
             before, step = self.padding[axis], self.stride[axis]
@@ -125,10 +119,9 @@ class Pooling:
     def shape(self, batch: Any, height: Any, width: Any, *, of_output: bool) -> tuple[Any, ...]:
         """Return the shape of images, of the input or of the output, in their layout; sizes may be symbolic."""
         blocked = self.layout_out if of_output else self.layout_in
-        border = 2 * (self.border_out if of_output else self.border_in)
         if not blocked:
             return (batch, self.channels, height, width)
-        return (batch, -(-self.channels // self.vector), height + border, width + border, self.vector)
+        return (batch, -(-self.channels // self.vector), height, width, self.vector)
 
 
 def pool(
@@ -151,7 +144,7 @@ def pool(
     p = pooling
     if images.dtype != torch.float32 or images.device.type != "cpu" or images.dim() != 4 + (p.layout_in == 1):
         raise UsageError("pooling", expected="float32 images on the CPU, in their layout", found=f"{images.dtype}")
-    height, width = (size - 2 * p.border_in for size in images.shape[2:4])
+    height, width = images.shape[2:4]
     if images.shape != p.shape(images.shape[0], height, width, of_output=False):
         raise UsageError("pooling", expected=f"images of {p.channels} channels", found=f"shape {tuple(images.shape)}")
     size = p.output_size(height, width)
@@ -159,8 +152,8 @@ def pool(
     held = images.contiguous()
     call = _PoolCall(
         ctypes.sizeof(_PoolCall), p.vector, images.shape[0], p.channels, height, width, *size, p.kernel_size,
-        p.stride, p.padding, p.average, p.count_padding, p.round_up, p.layout_in, p.layout_out, p.border_in,
-        p.border_out, held.numel(), output.numel(), held.data_ptr(), output.data_ptr(), threads,
+        p.stride, p.padding, p.average, p.count_padding, p.round_up, p.layout_in, p.layout_out,
+        held.numel(), output.numel(), held.data_ptr(), output.data_ptr(), threads,
         path.encode() if path else None, None, None,
     )  # fmt: skip
     call_library("hetc_pool2d_run", call)
@@ -173,6 +166,5 @@ def pool_attributes(pooling: Pooling) -> dict[str, Any]:
         "channels": pooling.channels, "vector": pooling.vector, "kernel_shape": list(pooling.kernel_size),
         "strides": list(pooling.stride), "pads": list(pooling.padding), "average": int(pooling.average),
         "count_include_pad": int(pooling.count_padding), "ceil_mode": int(pooling.round_up),
-        "layout_in": pooling.layout_in, "layout_out": pooling.layout_out, "border_in": pooling.border_in,
-        "border_out": pooling.border_out,
+        "layout_in": pooling.layout_in, "layout_out": pooling.layout_out,
     }  # fmt: skip

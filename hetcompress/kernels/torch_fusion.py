@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
-from hetcompress.kernels.layouts import Layouts, Step, choose_layouts, convolution_step, sides
+from hetcompress.kernels.layouts import Layouts, Step, choose_layouts, convolution_step
 from hetcompress.kernels.library import available
 from hetcompress.kernels.module import VectorBlockConv2d
 from hetcompress.kernels.pool_module import BlockedPool2d
 from hetcompress.kernels.pooling import Pooling
-from hetcompress.kernels.torch_nodes import is_elementwise, is_sum, keeps_zeros, limits_of
+from hetcompress.kernels.torch_nodes import is_elementwise, is_sum, limits_of
 from hetcompress.kernels.torch_pools import pooling_of
 from hetcompress.kernels.torch_tracing import UnfitError, foreign_code, shape_of, traced
 
@@ -137,8 +137,9 @@ class _Fusion:
         layouts = choose_layouts(steps, lambda value, _vector: len(shapes[value]) == 4)
         for node, step in zip(nodes, steps, strict=True):
             if self._layer(node) is not None:
-                ends = (layouts.of(step, value) for value in (step.reads[0], node.name))
-                node.meta["changes"] = node.meta.get("changes", {}) | sides(*ends)
+                before, after = (layouts.of(step, value) for value in (step.reads[0], node.name))
+                changes = {"layout_in": int(before > 0), "layout_out": int(after > 0)}
+                node.meta["changes"] = node.meta.get("changes", {}) | changes
             for value in node.all_input_nodes:
                 copy = layouts.copy_for(step, value.name)
                 if copy is not None:
@@ -159,19 +160,16 @@ class _Fusion:
             return convolution_step(reads, node.name, layer.geometry, layer.vector)
         if pooling is not None:
             return Step(reads, writes, ends=(*reads, *writes))
-        shapes = {shape_of(value) for value in (node, *node.all_input_nodes)}
-        # height and width may be broadcast, but not those of a border
+        shapes = [shape_of(value) for value in (node, *node.all_input_nodes)]
+        # height and width may be broadcast
         fit = {len(shape) for shape in shapes} == {4} and len({shape[:2] for shape in shapes}) == 1
-        if not fit or not is_elementwise(node, self.modules):
-            return Step(reads, writes)
-        zeros = len(shapes) == 1 and keeps_zeros(node, self.modules)
-        return Step(reads, writes, (*writes, *reads), keeps_zeros=zeros)
+        return Step(reads, writes, (*writes, *reads) if fit and is_elementwise(node, self.modules) else ())
 
     def _copy(self, value: fx.Node, layout: str, layouts: Layouts) -> fx.Node:
         """Return a node that reorders a value, the same for all readers."""
         if (value, layout) not in self.copies:
-            block = layouts.blocked[value.name]
-            ends = (None, block) if layout == "blocked" else (block, None)
+            vector = layouts.blocked[value.name]
+            ends = (0, vector) if layout == "blocked" else (vector, 0)
             module = BlockedPool2d(Pooling(shape_of(value)[1]).between(*ends))
             with self.graph.inserting_after(value):
                 self.copies[value, layout] = self.graph.call_module(

@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-__all__ = ["changes_in_place", "is_elementwise", "is_sum", "keeps_zeros", "limits_of", "passes_through", "pool_of"]
+__all__ = ["changes_in_place", "is_elementwise", "is_sum", "limits_of", "passes_through", "pool_of"]
 
 INF = math.inf
 Limits = tuple[float, float]
@@ -20,16 +20,13 @@ ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 ARITHMETIC = ADDITIONS | {
     operator.sub, operator.isub, torch.sub, "sub", "sub_", operator.mul, operator.imul, torch.mul, "mul", "mul_",
 }  # fmt: skip
-UNARY_OF_ZEROS = {
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, nn.SiLU, nn.GELU, nn.Tanh, nn.ELU, nn.Mish, F.relu, torch.relu,
-    torch.relu_, F.relu6, F.leaky_relu, F.hardswish, F.silu, F.gelu, torch.tanh, F.tanh, F.elu, F.mish, "relu", "relu_",
-    "tanh", "tanh_",
+UNARY = {
+    nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.Sigmoid, nn.Hardsigmoid, nn.Hardswish, nn.SiLU, nn.GELU, nn.Tanh,
+    nn.ELU, nn.Mish, nn.Softplus, F.relu, torch.relu, torch.relu_, F.relu6, F.hardtanh, F.leaky_relu, torch.sigmoid,
+    F.sigmoid, F.hardsigmoid, F.hardswish, F.silu, F.gelu, torch.tanh, F.tanh, F.elu, F.mish, F.softplus, torch.clamp,
+    "relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_", "clamp", "clamp_",
 }  # fmt: skip
-"""Activations that make zeros of zeros, pixel by pixel: modules, functions and methods."""
-UNARY = UNARY_OF_ZEROS | {
-    nn.Hardtanh, nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, F.hardtanh, torch.sigmoid, F.sigmoid, F.hardsigmoid,
-    F.softplus, torch.clamp, "sigmoid", "sigmoid_", "clamp", "clamp_",
-}  # fmt: skip
+"""Activations of one tensor, pixel by pixel: modules, functions and methods."""
 RELUS = {nn.ReLU, F.relu, torch.relu, torch.relu_, "relu", "relu_"}
 SIXES = {nn.ReLU6, F.relu6}
 CLAMPS = {torch.clamp, "clamp", "clamp_", nn.Hardtanh, F.hardtanh}
@@ -77,14 +74,6 @@ def is_elementwise(node: fx.Node, modules: Modules) -> bool:
     """Tell whether a node computes each number from those at its place alone."""
     kind = _kind(node, modules)
     return (kind in UNARY and len(node.all_input_nodes) == 1) or kind in ARITHMETIC
-
-
-def keeps_zeros(node: fx.Node, modules: Modules) -> bool:
-    """Tell whether an element-wise node makes zeros of zeros."""
-    kind, limits = _kind(node, modules), limits_of(node, modules)
-    if kind in ARITHMETIC:
-        return all(isinstance(value, fx.Node) for value in node.args)
-    return kind in UNARY_OF_ZEROS or (limits is not None and limits[0] <= 0 <= limits[1])
 
 
 def limits_of(node: fx.Node, modules: Modules) -> Limits | None:

@@ -59,17 +59,17 @@ def _dense(
     size = (geometry.out_channels, geometry.in_channels // geometry.groups, *geometry.kernel_size)
     weight = unpack(values, taps, starts, size, geometry.groups)
     if geometry.layout_in:
-        images = planar(images, geometry.in_channels, geometry.border_in)
+        images = planar(images, geometry.in_channels)
     top, left, bottom, right = geometry.padding
     images = F.pad(images, (left, right, top, bottom))
     result = F.conv2d(images, weight, bias, geometry.stride, 0, geometry.dilation, geometry.groups)
     if residual is not None:
         if geometry.layout_out:
-            residual = planar(residual, geometry.out_channels, geometry.border_out)
+            residual = planar(residual, geometry.out_channels)
         result = result + residual
     if geometry.low > float("-inf") or geometry.high < float("inf"):
         result = result.clamp(geometry.low, geometry.high)
-    return blocked(result, vector, geometry.border_out) if geometry.layout_out else result
+    return blocked(result, vector) if geometry.layout_out else result
 
 
 def _on_cpu(

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from hetcompress.kernels.library import LARGEST_BORDER
-from hetcompress.kernels.pooling import Pooling
+from hetcompress.kernels.pooling import LARGEST_KERNEL, Pooling
 from hetcompress.kernels.torch_nodes import pool_of
 from hetcompress.kernels.torch_tracing import shape_of
 
@@ -24,7 +23,7 @@ def pooling_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Pooling | Non
     channels, height, width = shape[1:]
     average = isinstance(pool, nn.AvgPool2d | nn.AdaptiveAvgPool2d)
     if isinstance(pool, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
-        if _pair(pool.output_size) != (1, 1) or max(height, width) > LARGEST_BORDER:
+        if _pair(pool.output_size) != (1, 1) or max(height, width) > LARGEST_KERNEL:
             return None
         return Pooling(channels, kernel_size=(height, width), average=average)
     if _pair(getattr(pool, "dilation", 1)) != (1, 1) or getattr(pool, "divisor_override", None):

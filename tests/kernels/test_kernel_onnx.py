@@ -9,7 +9,7 @@ from torch import nn
 
 from hetcompress.errors import HetCompressError
 from hetcompress.graphs import onnx_bytes, ort_session
-from hetcompress.kernels import DOMAIN, OPERATOR, Pooling, VectorBlockConv2d, layouts, pool
+from hetcompress.kernels import DOMAIN, OPERATOR, Pooling, VectorBlockConv2d, pool
 from hetcompress.kernels.onnx_pools import pool_node
 
 pytestmark = pytest.mark.usefixtures("library")
@@ -91,9 +91,6 @@ MALFORMED = {
     "a kernel of zero": attribute("kernel_shape", [0, 3]),
     "no dilation": attribute("dilations", [0, 0]),
     "another layout": attribute("layout_out", 7),
-    "a border of planar images": attribute("border_in", 1),
-    "a negative border": attribute("border_out", -1),
-    "a huge border": attribute("border_out", 2**62),
     "other channels": attribute("in_channels", 19),
     "no channels": attribute("in_channels", 0),
     "negative filters": attribute("out_channels", -48),
@@ -116,18 +113,6 @@ def test_malformed_files_end_in_an_error(data, what):
         ort_session(broken(data[1], MALFORMED[what]), 1)
 
 
-def test_files_from_before_there_were_borders(data, monkeypatch):
-    monkeypatch.setattr(layouts, "WIDEST_BORDER", 0)
-    net, images = data[0], torch.randn(2, 20, 9, 11)
-    proto = onnx.load_from_string(onnx_bytes(net, images))
-    for node in proto.graph.node:
-        attribute("border_in", None)(node, None)
-        attribute("border_out", None)(node, None)
-    (found,) = ort_session(proto.SerializeToString(), 1).run(None, {"input": images.numpy()})
-    with torch.no_grad():
-        np.testing.assert_allclose(found, net(images).numpy(), rtol=1e-5, atol=1e-5)
-
-
 MALFORMED_POOLS = {
     "a missing attribute": attribute("average", None),
     "three strides": attribute("strides", [1, 1, 1]),
@@ -137,8 +122,6 @@ MALFORMED_POOLS = {
     "a negative pad": attribute("pads", [-1, 0, 0, 0]),
     "a pad as large as the kernel": attribute("pads", [0, 0, 3, 0]),
     "another layout": attribute("layout_out", 7),
-    "a border of planar images": attribute("border_in", 1),
-    "a huge border": attribute("border_out", 2**62),
     "an unknown vector length": attribute("vector", 5),
     "no channels": attribute("channels", 0),
     "another kind": attribute("average", 2),

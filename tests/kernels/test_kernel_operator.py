@@ -131,16 +131,6 @@ def test_export_keeps_one_node_and_a_free_batch():
     assert torch.equal(program.module()(more), layer(more))
 
 
-def test_programs_from_before_there_were_borders():
-    layer = VectorBlockConv2d.from_pruned(pruned(padding=1), 16)
-    images, (numbers, *limits) = torch.randn(2, 20, 6, 6), arguments(layer.geometry)
-    operator = torch.ops.hetcompress.vector_block_conv2d.default
-    held = (images, layer.values, layer.taps, layer.starts, layer.bias, None)
-    assert torch.equal(operator(*held, numbers[:15], *limits), layer(images))
-    with pytest.raises(UsageError, match="17 numbers"):
-        operator(*held, numbers[:14], *limits)
-
-
 def test_double_precision_is_computed_densely():
     conv = pruned().double()
     layer = VectorBlockConv2d.from_pruned(conv, 16)

@@ -1,4 +1,4 @@
-"""Pooling in the compiled library against torch's: layouts, borders, remainders, padding, rounding."""
+"""Pooling in the compiled library against torch's: layouts, remainders, padding, rounding."""
 
 import dataclasses
 
@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernels.cases import bare, bordered
 from torch.nn import functional as F
 
 from hetcompress.errors import UsageError
@@ -24,10 +23,9 @@ def poolings(draw):
     kernel = number(1, 5), number(1, 5)
     top, left = (number(0, k // 2) for k in kernel)  # torch pads both sides alike, and less
     layouts = number(0, 1), number(0, 1)
-    borders = [layout * number(0, 3) for layout in layouts]
     pooling = Pooling(
         number(1, 40), draw(st.sampled_from((4, 8, 16))), kernel, (number(1, 3), number(1, 3)), (top, left, top, left),
-        draw(st.booleans()), draw(st.booleans()), draw(st.booleans()), *layouts, *borders,
+        draw(st.booleans()), draw(st.booleans()), draw(st.booleans()), *layouts,
     )  # fmt: skip
     height, width = (max(1, k - 2 * p) + number(0, 30) for k, p in zip(kernel, (top, left), strict=True))
     generator = torch.Generator().manual_seed(number(0, 2**31))
@@ -45,13 +43,13 @@ def expected(pooling, images):
 
 
 def in_layout(images, pooling):
-    """Return images in the layout of the input; what fills blocks up, or is in the border, must not matter."""
+    """Return images in the layout of the input; what fills blocks up must not matter."""
     if not pooling.layout_in:
         return images
     result = blocked(images, pooling.vector)
     spare = -pooling.channels % pooling.vector
     result[:, -1, :, :, pooling.vector - spare :] = float("nan") if spare else 0.0
-    return bordered(result, pooling.border_in, float("nan"))
+    return result
 
 
 @pytest.mark.parametrize("path", ["avx512", "avx2", "portable"])
@@ -63,7 +61,7 @@ def test_equals_torch(path, case, threads):
     pooling, images = case
     result = pool(in_layout(images, pooling), pooling, threads=threads, path=path)
     if pooling.layout_out:
-        result = planar(bare(result, pooling.border_out), pooling.channels)
+        result = planar(result, pooling.channels)
     if len(images):
         torch.testing.assert_close(result, expected(pooling, images), rtol=1e-5, atol=1e-6)
     else:
@@ -81,8 +79,8 @@ def test_large_images_in_several_tasks():
 def test_layouts_change_every_bit_pattern():
     images = torch.randn(2, 20, 7, 9)
     images[0, 3, 2], images[1, 5, :, 1], images[0, 0] = float("nan"), float("-inf"), -0.0
-    there = pool(images, Pooling(20, 16, layout_out=1, border_out=2))
-    back = pool(there, Pooling(20, 16, layout_in=1, border_in=2))
+    there = pool(images, Pooling(20, 16, layout_out=1))
+    back = pool(there, Pooling(20, 16, layout_in=1))
     assert torch.equal(back.view(torch.int32), images.view(torch.int32))
 
 
@@ -113,10 +111,6 @@ def test_malformed_calls_are_refused():
     refused("layout", dtype=torch.float64)
     refused("channels", shape=(1, 2, 9, 9, 8), layout_in=1)
     refused("blocked_out", layout_out=2)
-    refused("border", border_out=-1)
-    refused("border", border_out=2**40, layout_out=1)
-    refused("planar images have none", border_out=1)
-    refused("in_height", shape=(1, 2, 5, 5, 16), layout_in=1, border_in=3)
     refused("in_height", shape=(1, 20, 0, 9))
     refused("smaller than the kernel|out_height", shape=(1, 20, 2, 9), padding=(0, 0, 0, 0))
     refused("path", path="avx1024")

@@ -12,7 +12,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from hetcompress.errors import UsageError
-from hetcompress.kernels import Pooling, VectorBlockConv2d, available, blocked, fuse_torch, pool, pool_operator
+from hetcompress.kernels import (
+    Pooling,
+    VectorBlockConv2d,
+    available,
+    blocked,
+    fuse_torch,
+    pool,
+    pool_module,
+    pool_operator,
+)
 from hetcompress.kernels.pool_module import BlockedPool2d
 from hetcompress.latency import prepare_torch
 from hetcompress.nn.lowered import Chain, Pad
@@ -87,7 +96,6 @@ def test_a_residual_net_keeps_nothing_but_the_operator(stem, vector):
     assert sum("residual" in node.kwargs for node in model.graph.nodes) == 2, "both additions"
     assert [g.low for g in layers(model)].count(0.0) == 4, "a shortcut has no limit"
     assert all(g.layout_in and g.layout_out for g in layers(model))
-    assert {g.border_in for g in layers(model)} == {1}, "no layer copies what it reads"
     assert sorted(pools(model)) == [(0, 1, 1), (1, 0, 1)], "behind the stem and before the head"
 
 
@@ -232,7 +240,7 @@ def test_layers_with_limits_of_their_own():
     model = fused(Clamped(), channels=16)
     assert {(g.low, g.high, g.layout_out) for g in layers(model)} == {(0.0, 1.0, 0)}
     once = fused(Residual())
-    assert layers(fused(once)) == layers(once)
+    assert sorted(map(str, layers(fused(once)))) == sorted(map(str, layers(once)))
 
 
 def test_groups_whose_filters_do_not_fill_blocks():
@@ -259,26 +267,6 @@ def test_padding_of_another_kind_stands_before_the_layer():
 def test_a_pool_at_the_end_writes_planar_images():
     model = fused(nn.Sequential(sparse(3, 20), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(500, 3)))
     assert pools(model) == [(1, 0, 2)]
-
-
-def test_borders_are_of_zeros_everywhere():
-    """They are where functions make zeros of zeros, and nothing else is done to the pixels."""
-
-    def net(between):
-        return fused(nn.Sequential(sparse(16, 32), between, sparse(32, 16)), channels=16)
-
-    class Gate(nn.Module):
-        def forward(self, x):
-            return x * F.adaptive_avg_pool2d(x, 1)
-
-    class Adds(nn.Module):
-        def forward(self, x):
-            return x + 1
-
-    for kept in (nn.SiLU(), nn.ReLU(), nn.LeakyReLU(), nn.Hardtanh(-1, 2)):
-        assert [(g.border_in, g.border_out) for g in layers(net(kept))] == [(0, 1), (1, 0)], kept
-    for lost in (nn.Sigmoid(), nn.Softplus(), Gate(), Adds()):
-        assert {(g.border_in, g.border_out) for g in layers(net(lost))} == {(0, 0)}, lost
 
 
 @pytest.mark.parametrize(
@@ -321,7 +309,7 @@ def test_pools_that_are_not_ours(pool):
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
 @pytest.mark.parametrize("average", [False, True])
 def test_torch_accepts_the_operator_of_pools(average):
-    pooling = Pooling(20, 8, (3, 2), (2, 2), (1, 1, 1, 1), average=average, layout_in=1, layout_out=1, border_out=1)
+    pooling = Pooling(20, 8, (3, 2), (2, 2), (1, 1, 1, 1), average=average, layout_in=1, layout_out=1)
     images = blocked(torch.randn(2, 20, 6, 7), 8).requires_grad_()
     torch.library.opcheck(torch.ops.hetcompress.blocked_pool2d.default, (images, pooling.numbers))
     double = images.detach().double()
@@ -344,12 +332,11 @@ def test_malformed_pools_are_refused():
         (6, -1),
         (13, 1),
         (13, 2),
-        (15, 1),
-        (16, 2**40),
+        (14, 2),
     ):
         with pytest.raises(UsageError):
             operator(images, [*good[:place], number, *good[place + 1 :]])
-    with pytest.raises(UsageError, match="17 numbers"):
+    with pytest.raises(UsageError, match="15 numbers"):
         operator(images, good[:-1])
 
 
@@ -422,6 +409,7 @@ def test_compiled_as_one_graph(monkeypatch):
     # the compiler cannot see through the checks of types that tests put around functions
     for kind in (VectorBlockConv2d, BlockedPool2d):
         monkeypatch.setattr(kind, "forward", inspect.unwrap(kind.forward))
+    monkeypatch.setattr(pool_module, "blocked_pool2d", inspect.unwrap(pool_module.blocked_pool2d))
     model = fused(Residual())
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True)
     with torch.no_grad():

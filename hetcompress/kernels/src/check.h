@@ -11,7 +11,7 @@
 namespace hetc {
 
 constexpr int64_t kLargest = int64_t(1) << 30;   // of one size: sums of a few stay far from overflow
-constexpr int64_t kLargestKernel = 1 << 12;      // also of borders, for which nobody needs so much
+constexpr int64_t kLargestKernel = 1 << 12;
 constexpr int64_t kLargestStep = 1 << 15;        // strides, dilations
 
 void require(bool holds, const std::string& what);

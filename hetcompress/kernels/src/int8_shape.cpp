@@ -29,7 +29,6 @@ hetc_conv2d with_pointers(const hetc_int8_conv2d& call) {
 }
 
 void check_layout(const hetc_int8_conv2d& call) {
-  // borders are refused of planar images
   require(!call.conv.blocked_in && !call.conv.blocked_out, "layout: expected planar images");
 }
 

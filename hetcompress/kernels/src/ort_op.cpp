@@ -1,9 +1,8 @@
 // The onnxruntime operator hetcompress::VectorBlockConv2d.
 //
 // Inputs: images, values, taps, starts, bias (may be missing), residual (may be missing).  All but images and residual
-// are constants.  Attributes: `read_attributes`, layout_in, layout_out, and border_in and border_out, which older files
-// lack.  What is malformed ends the creation of the session.
-#include "check.h"
+// are constants.  Attributes: `read_attributes`, layout_in and layout_out.  What is malformed ends the creation of the
+// session.
 #include "dispatch.h"
 #include "ort_tools.h"
 #include "run.h"
@@ -22,15 +21,12 @@ class Kernel {
     read_attributes(api, info, call_);
     call_.blocked_in = integer(api, info, "layout_in");
     call_.blocked_out = integer(api, info, "layout_out");
-    call_.border_in = integer_or(0, api, info, "border_in");
-    call_.border_out = integer_or(0, api, info, "border_out");
     const Tensor values = constant(api, info, kValues, ort::kFloat, "values");
     const Tensor bias = constant(api, info, kBias, ort::kFloat, "bias");
     const Tensor taps = constant(api, info, kTaps, ort::kInt32, "taps");
     read_lists(values, taps, constant(api, info, kStarts, ort::kInt32, "starts"), bias, call_);
     call_.values = static_cast<const float*>(values.data);
     call_.bias = static_cast<const float*>(bias.data);
-    check_layouts(layout_in(call_), layout_out(call_));
     hetc_conv2d smallest = call_;
     set_smallest_sizes(smallest);
     check(smallest);

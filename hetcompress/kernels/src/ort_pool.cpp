@@ -1,7 +1,7 @@
 // The onnxruntime operator hetcompress::BlockedPool2d: pooling, and the change between layouts.
 //
 // One input, images.  Attributes: channels, vector, kernel_shape, strides, pads, average, count_include_pad, ceil_mode,
-// layout_in, layout_out, border_in and border_out.  What is malformed ends the creation of the session.
+// layout_in and layout_out.  What is malformed ends the creation of the session.
 #include "dispatch.h"
 #include "ort_tools.h"
 #include "pool_run.h"
@@ -23,7 +23,6 @@ class Kernel {
     call_.average = number("average");
     call_.count_padding = number("count_include_pad"), call_.round_up = number("ceil_mode");
     call_.blocked_in = number("layout_in"), call_.blocked_out = number("layout_out");
-    call_.border_in = number("border_in"), call_.border_out = number("border_out");
     call_.threads = most_threads();
     check_window(call_);
   }

@@ -78,14 +78,6 @@ int64_t integer(const ort::Api& api, const ort::KernelInfo* info, const char* na
   return value;
 }
 
-int64_t integer_or(int64_t missing, const ort::Api& api, const ort::KernelInfo* info, const char* name) {
-  int64_t value = missing;
-  ort::Status* const status = api.attribute(info, name, &value);
-  if (!status) return value;
-  api.release(status);
-  return missing;
-}
-
 int64_t most_threads() { return std::clamp<int64_t>(std::thread::hardware_concurrency(), 1, 1024); }
 
 void read_attributes(const ort::Api& api, const ort::KernelInfo* info, hetc_conv2d& call) {
@@ -117,17 +109,13 @@ void read_lists(const Tensor& values, const Tensor& taps, const Tensor& starts, 
 Images images_of(const Layout& layout, const std::vector<int64_t>& sizes) {
   const bool fits = sizes.size() == (layout.blocked ? 5 : 4) && sizes[1] == layout.planes() &&
                     (!layout.blocked || sizes[4] == layout.vector);
-  const int64_t border = 2 * layout.border;
-  if (!fits || sizes[2] < border || sizes[3] < border) {
-    throw Invalid("images: another shape than the layout and the channels ask for");
-  }
-  return {sizes[0], sizes[2] - border, sizes[3] - border};
+  if (!fits) throw Invalid("images: another shape than the layout and the channels ask for");
+  return {sizes[0], sizes[2], sizes[3]};
 }
 
 std::vector<int64_t> sizes_of(const Layout& layout, const Images& images) {
   if (images.height < 0 || images.width < 0) throw Invalid("the padded image is smaller than the kernel");
-  const int64_t border = 2 * layout.border;
-  std::vector<int64_t> sizes = {images.batch, layout.planes(), images.height + border, images.width + border};
+  std::vector<int64_t> sizes = {images.batch, layout.planes(), images.height, images.width};
   if (layout.blocked) sizes.push_back(layout.vector);
   return sizes;
 }

@@ -36,7 +36,6 @@ Tensor input(const ort::Api& api, const ort::KernelContext* context, size_t inde
 void* output(const ort::Api& api, ort::KernelContext* context, const std::vector<int64_t>& sizes);
 
 int64_t integer(const ort::Api& api, const ort::KernelInfo* info, const char* name);
-int64_t integer_or(int64_t missing, const ort::Api& api, const ort::KernelInfo* info, const char* name);
 template <size_t COUNT>
 void integers(const ort::Api& api, const ort::KernelInfo* info, const char* name, int64_t (&values)[COUNT]) {
   size_t count = 0;
@@ -51,7 +50,7 @@ int64_t most_threads();
 void read_attributes(const ort::Api& api, const ort::KernelInfo* info, hetc_conv2d& call);
 // The sizes of the constants, and the indices; the numbers in `values` are the caller's.
 void read_lists(const Tensor& values, const Tensor& taps, const Tensor& starts, const Tensor& bias, hetc_conv2d& call);
-// The images of a tensor: how many, and their height and width without the border.
+// The images of a tensor: how many, and their height and width.
 struct Images {
   int64_t batch, height, width;
 };

@@ -41,7 +41,6 @@ struct Fill {
   const float* image;          // of the block's first channel
   const float* end;            // of the input
   ptrdiff_t height, width;
-  ptrdiff_t row;               // elements of the image from a row to the next
   ptrdiff_t channel;           // planar input: elements from a channel to the next
   int channels;                // planar input: how many of the V channels exist
 };

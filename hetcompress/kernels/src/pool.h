@@ -17,7 +17,7 @@ typedef struct hetc_pool2d {
   int64_t average;              /* 0 the largest pixel, 1 the average */
   int64_t count_padding;        /* an average counts padding as pixels of 0 */
   int64_t round_up;             /* a window that reaches beyond the padding counts, if it begins within the image */
-  int64_t blocked_in, blocked_out, border_in, border_out; /* as of hetc_conv2d; the border of the input is not read */
+  int64_t blocked_in, blocked_out; /* as of hetc_conv2d */
   int64_t input_size, output_size;
   const float* input;
   float* output;          /* may not overlap the input */

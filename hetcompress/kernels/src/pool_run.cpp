@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <atomic>
 
-#include "border.h"
 #include "dispatch.h"
 #include "memory.h"
 #include "report.h"
@@ -22,8 +21,8 @@ class PoolRun {
       : call_(call),
         in_layout_(layout_in(call)),
         out_layout_(layout_out(call)),
-        in_(in_layout_, call.in_height, call.in_width),
-        out_(out_layout_, call.out_height, call.out_width),
+        in_row_(call.in_width * in_layout_.pixel()),
+        out_row_(call.out_width * out_layout_.pixel()),
         fill_(path.fill(static_cast<int>(call.vector), false)),
         store_(path.store(static_cast<int>(call.vector))),
         pool_(path.pool(static_cast<int>(call.vector), call.average != 0)) {
@@ -65,19 +64,15 @@ class PoolRun {
     float* const scratch = scratch_ + slot * (in_floats_ + out_floats_);
     for (int64_t index = next_++; index < tasks_; index = next_++) {
       const Task task = task_at(index);
-      const float* input = in_plane(task) + task.in_first * in_.row;
+      const float* input = in_plane(task) + task.in_first * in_row_;
       if (!call_.blocked_in) {
         fill(task, scratch);
         input = scratch;
       }
       float* const plane = out_plane(task);
-      float* const output = call_.blocked_out ? plane + out_.first + task.first * out_.row : scratch + in_floats_;
+      float* const output = call_.blocked_out ? plane + task.first * out_row_ : scratch + in_floats_;
       pool(task, input, output);
-      if (call_.blocked_out) {
-        write_border(plane, out_layout_, call_.out_height, call_.out_width, task.first, task.last - task.first);
-      } else {
-        store(task, output, plane);
-      }
+      if (!call_.blocked_out) store(task, output, plane);
     }
   }
 
@@ -92,12 +87,12 @@ class PoolRun {
   // Of a block's first channel, the first pixel.
   const float* in_plane(const Task& task) const {
     const int64_t of_block = task.block * (call_.blocked_in ? 1 : call_.vector);
-    return call_.input + (task.image * in_layout_.planes() + of_block) * in_.size + in_.first;
+    return call_.input + (task.image * in_layout_.planes() + of_block) * call_.in_height * in_row_;
   }
-  // The same of the output, but with its border.
+  // The same of the output.
   float* out_plane(const Task& task) const {
     const int64_t of_block = task.block * (call_.blocked_out ? 1 : call_.vector);
-    return call_.output + (task.image * out_layout_.planes() + of_block) * out_.size;
+    return call_.output + (task.image * out_layout_.planes() + of_block) * call_.out_height * out_row_;
   }
   int channels(const Task& task) const {
     return static_cast<int>(std::min(call_.vector, call_.channels - task.block * call_.vector));
@@ -116,20 +111,19 @@ class PoolRun {
     fill.image = in_plane(task);
     fill.end = call_.input + call_.input_size;
     fill.height = call_.in_height;
-    fill.row = in_.row;
-    fill.channel = in_.size;
+    fill.channel = call_.in_height * call_.in_width;
     fill.channels = channels(task);
     fill_(fill);
   }
 
   void pool(const Task& task, const float* input, float* output) const {
     PoolRow row = {};
-    row.in_row = call_.blocked_in ? in_.row : call_.in_width * call_.vector;
+    row.in_row = call_.in_width * call_.vector;
     row.width = call_.in_width, row.out_width = call_.out_width;
     row.kernel = call_.kernel[1], row.stride = call_.stride[1], row.padding = call_.padding[1];
     row.count_padding = call_.count_padding != 0;
     row.counted_end = call_.in_width + (row.count_padding ? call_.padding[3] : 0);
-    const int64_t next = call_.blocked_out ? out_.row : call_.out_width * call_.vector;
+    const int64_t next = call_.out_width * call_.vector;
     for (int64_t i = task.first; i < task.last; ++i, output += next) {
       const int64_t top = i * call_.stride[0] - call_.padding[0], bottom = top + call_.kernel[0];
       const int64_t begin = std::max<int64_t>(top, 0);
@@ -145,15 +139,15 @@ class PoolRun {
     Store store = {};
     store.pixels = pixels;
     store.count = (task.last - task.first) * call_.out_width;
-    store.output = plane + task.first * out_.row;
-    store.plane = out_.size;
+    store.output = plane + task.first * out_row_;
+    store.plane = call_.out_height * out_row_;
     store.filters = channels(task);
     store_(store);
   }
 
   const hetc_pool2d& call_;
   const Layout in_layout_, out_layout_;
-  const Plane in_, out_;
+  const int64_t in_row_, out_row_;  // elements of a row of a plane
   const FillFunction fill_;
   const StoreFunction store_;
   const PoolFunction pool_;

@@ -9,10 +9,10 @@
 namespace hetc {
 
 inline Layout layout_in(const hetc_pool2d& call) {
-  return {call.channels, call.vector, call.blocked_in, call.border_in};
+  return {call.channels, call.vector, call.blocked_in};
 }
 inline Layout layout_out(const hetc_pool2d& call) {
-  return {call.channels, call.vector, call.blocked_out, call.border_out};
+  return {call.channels, call.vector, call.blocked_out};
 }
 
 // Throws `Invalid` unless kernel, stride, padding and flags are sound.

@@ -3,8 +3,6 @@
 #include <atomic>
 #include <limits>
 
-#include "border.h"
-#include "fill.h"
 #include "memory.h"
 #include "run.h"
 #include "shape.h"
@@ -48,20 +46,17 @@ TileSize best_tile(const Path& path, int vector, int64_t rows, int64_t columns) 
 class Run {
  public:
   Run(const hetc_conv2d& call, const Path& path, const Strips& strips, const int32_t* offsets)
-      : call_(call),
-        path_(path),
-        strips_(strips),
-        offsets_(offsets),
-        filler_(call, path, strips),
-        out_(layout_out(call), call.out_height, call.out_width),
-        bias_(allocate(call.blocks * call.vector)) {
+      : call_(call), path_(path), strips_(strips), offsets_(offsets), bias_(allocate(call.blocks * call.vector)) {
     vector_ = static_cast<int>(call.vector);
     per_group_ = call.out_channels / call.groups;
     group_blocks_ = call.blocks / call.groups;
     clamp_ = call.low > -std::numeric_limits<float>::infinity() || call.high < std::numeric_limits<float>::infinity();
+    fill_ = path.fill(vector_, call.blocked_in != 0);
     store_ = path.store(vector_);
+    in_image_ = call.input_size / call.batch;
     out_image_ = call.output_size / call.batch;
     lay_out_bias();
+    place_columns();
     share_out();
     size_tiles();
   }
@@ -80,6 +75,11 @@ class Run {
   }
 
  private:
+  // Some output rows of some images: `rows` counts those of all of them.
+  struct Strip {
+    int64_t image, images, first_row, image_rows, rows;
+  };
+
   void lay_out_bias() {
     for (int64_t block = 0; block < call_.blocks; ++block) {
       for (int64_t lane = 0; lane < vector_; ++lane) {
@@ -87,6 +87,20 @@ class Run {
         bias_.get()[block * vector_ + lane] = exists ? call_.bias[first_filter(block) + lane] : 0.0f;
       }
     }
+  }
+
+  // Where each column of the image belongs in a row of the scratch, and which rows' phases are there.
+  void place_columns() {
+    const int64_t step = call_.stride[1];
+    const std::vector<int32_t> column_slots = strips_.column_axis.slots(step);
+    width_read_ = std::min(call_.in_width, std::max<int64_t>(strips_.columns * step - call_.padding[1], 0));
+    for (int64_t column = 0; column < width_read_; ++column) {
+      const int64_t place = column + call_.padding[1];
+      const int32_t slot = column_slots[static_cast<size_t>(place % step)];
+      const int64_t at = slot < 0 ? strips_.columns - 1 : slot * (strips_.plane / vector_) + place / step;
+      column_at_.push_back(static_cast<int32_t>(at * vector_));
+    }
+    row_slots_ = strips_.row_axis.slots(call_.stride[0]);
   }
 
   // Strips alone if there is one for each thread; else also ranges of blocks, with the like number of vectors.
@@ -113,17 +127,49 @@ class Run {
     int64_t filled = -1;
     for (int64_t task = next_++; task < tasks_; task = next_++) {
       const int64_t index = task / ranges_, range = task % ranges_;
-      const Strip strip = strips_.at(call_, index);
-      const float* input = scratch;
-      if (strips_.direct) {
-        input = call_.input + strip.image * strips_.image + strips_.first + strip.first_row * strips_.columns * vector_;
-      } else if (filled != index) {
-        filler_.fill(strip, scratch);
-      }
+      const Strip strip = strip_at(index);
+      if (!strips_.direct && filled != index) fill(strip, scratch);
       filled = index;
+      const float* const input =
+          strips_.direct ? call_.input + strip.image * strips_.image + strip.first_row * strips_.columns * vector_
+                         : scratch;
       const auto bound = bounds_.begin() + range;
       convolve(strip, input, scratch + strip_floats_, bound[0], bound[1]);
-      if (call_.border_out) write_borders(strip, bound[0], bound[1]);
+    }
+  }
+
+  Strip strip_at(int64_t index) const {
+    const int64_t image = index / strips_.per_image * strips_.images;
+    const int64_t first_row = index % strips_.per_image * strips_.out_rows;
+    const int64_t images = std::min(strips_.images, call_.batch - image);
+    const int64_t image_rows = std::min(strips_.out_rows, call_.out_height - first_row);
+    return {image, images, first_row, image_rows, image_rows * images};
+  }
+
+  void fill(const Strip& strip, float* scratch) const {
+    const int64_t pixels = call_.in_height * call_.in_width;
+    Fill fill;
+    fill.rows = strip.image_rows + strips_.row_axis.reach;
+    fill.columns = strips_.columns;
+    fill.plane = strips_.plane;
+    fill.row_step = call_.stride[0];
+    fill.first_place = strip.first_row * call_.stride[0] - call_.padding[0];
+    fill.row_slots = row_slots_.data();
+    fill.column_slots = static_cast<ptrdiff_t>(strips_.column_axis.phases.size());
+    fill.column_at = column_at_.data();
+    fill.width_read = width_read_;
+    fill.zero_all = call_.stride[0] > 1 || call_.stride[1] > 1 || width_read_ == 0;
+    fill.end = call_.input + call_.input_size;
+    fill.height = call_.in_height;
+    fill.width = call_.in_width;
+    fill.channel = pixels;
+    for (int64_t image = 0; image < strip.images; ++image) {
+      for (int64_t block = 0; block < strips_.channel_blocks; ++block) {
+        fill.image = call_.input + (strip.image + image) * in_image_ + block * vector_ * pixels;
+        fill.channels = static_cast<int>(std::min<int64_t>(vector_, call_.in_channels - block * vector_));
+        fill.scratch = scratch + image * strips_.image + block * strips_.channel_block;
+        fill_(fill);
+      }
     }
   }
 
@@ -157,17 +203,8 @@ class Run {
         for (int64_t column = 0, i = 0; i < across.parts; column += across.length(i), ++i) {
           run_tiles(here, input, band, column, static_cast<int>(across.length(i)), block, last);
         }
-        if (!call_.blocked_out) store(here, band, block, last);
+        if (!call_.blocked_out) store(strip, here, band, block, last);
         for (int i = 0; i < here.rows; ++i) row.next(strip);
-      }
-    }
-  }
-
-  void write_borders(const Strip& strip, int64_t first_block, int64_t last_block) const {
-    for (int64_t image = strip.image; image < strip.image + strip.images; ++image) {
-      for (int64_t block = first_block; block < last_block; ++block) {
-        float* const plane = call_.output + image * out_image_ + block * out_.size;
-        write_border(plane, layout_out(call_), call_.out_height, call_.out_width, strip.first_row, strip.image_rows);
       }
     }
   }
@@ -188,11 +225,12 @@ class Run {
   };
 
   void place_rows(const Strip& strip, Band& band) const {
+    const int64_t pixel = call_.blocked_out ? vector_ : 1;
     Row row = band.first;
     for (int i = 0; i < band.rows; ++i, row.next(strip)) {
       band.in[i] = row.image * strips_.image + row.row * strips_.columns * vector_;
       band.image[i] = strip.image + row.image;
-      band.out[i] = band.image[i] * out_image_ + out_.first + (strip.first_row + row.row) * out_.row;
+      band.out[i] = band.image[i] * out_image_ + (strip.first_row + row.row) * call_.out_width * pixel;
     }
   }
 
@@ -210,6 +248,7 @@ class Run {
     tile.low = call_.low;
     tile.high = call_.high;
     tile.clamp = clamp_ && (!call_.residual || with_residual);
+    const int64_t plane = call_.out_height * call_.out_width * vector_;
     const TileFunction function = path_.tile(vector_, band.rows, columns);
     for (int64_t first = block; block < last; ++block) {
       const int64_t start = call_.starts[block];
@@ -217,18 +256,19 @@ class Run {
       tile.values = call_.values + start * vector_;
       tile.count = call_.starts[block + 1] - start;
       tile.bias = bias_.get() + block * vector_;
-      tile.output = call_.blocked_out ? call_.output + block * out_.size : results + (block - first) * band_;
-      if (with_residual) tile.residual = call_.residual + block * out_.size;
+      tile.output = call_.blocked_out ? call_.output + block * plane : results + (block - first) * band_;
+      if (with_residual) tile.residual = call_.residual + block * plane;
       function(tile);
     }
   }
 
-  void store(const Band& band, const float* results, int64_t block, int64_t last) const {
+  void store(const Strip& strip, const Band& band, const float* results, int64_t block, int64_t last) const {
     Store store;
-    store.plane = out_.size;
+    store.plane = call_.out_height * call_.out_width;
     store.low = call_.low;
     store.high = call_.high;
     store.clamp = clamp_;
+    (void)strip;
     for (int64_t first = block; block < last; ++block) {
       const int64_t at = first_filter(block) * store.plane;
       store.filters = filters(block);
@@ -255,14 +295,14 @@ class Run {
   const Path& path_;
   const Strips& strips_;
   const int32_t* const offsets_;
-  const Filler filler_;
-  const Plane out_;
   const Buffer bias_;  // [blocks][V]
   int vector_;
   int64_t per_group_, group_blocks_;
-  int64_t out_image_;
+  int64_t in_image_, out_image_, width_read_ = 0;
   bool clamp_;
+  FillFunction fill_;
   StoreFunction store_;
+  std::vector<int32_t> column_at_, row_slots_;
   TileSize size_ = {1, 1};
   int64_t step_ = 1, band_ = 0;  // blocks that share a band; elements of a block's band
   int64_t ranges_, tasks_, strip_floats_ = 0, band_floats_ = 0, slot_floats_ = 0;

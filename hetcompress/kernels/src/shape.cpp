@@ -36,22 +36,20 @@ Strips::Strips(const hetc_conv2d& call)
       channel_blocks(ceil_div(call.in_channels, call.vector)) {
   const int64_t v = call.vector;
   const int64_t phases = static_cast<int64_t>(row_axis.phases.size() * column_axis.phases.size());
-  const Plane stored(layout_in(call), call.in_height, call.in_width);
-  const bool inside = *std::max_element(call.padding, call.padding + 4) <= call.border_in;
-  direct = call.blocked_in && inside && call.stride[0] == 1 && call.stride[1] == 1 &&
-           stored.size * channel_blocks <= INT32_MAX / 4;
   // columns of the image that no tap reads are copied all the same, to one more column
   const bool unread = static_cast<int64_t>(column_axis.phases.size()) < call.stride[1];
-  columns = direct ? stored.row / v : call.out_width + column_axis.reach + unread;
-  first = direct ? stored.first - call.padding[0] * stored.row - call.padding[1] * v : 0;
+  columns = call.out_width + column_axis.reach + unread;
   const int64_t row_bytes = columns * channel_blocks * phases * v * 4;
+  const int64_t image_bytes = row_bytes * (call.out_height + row_axis.reach);
+  const bool padded = call.padding[0] || call.padding[1] || call.padding[2] || call.padding[3];
+  direct = call.blocked_in && !padded && call.stride[0] == 1 && call.stride[1] == 1 && image_bytes <= INT32_MAX;
 
   const int64_t budget_rows = std::max<int64_t>(kStripBytes / row_bytes - row_axis.reach, 4);
   per_image = ceil_div(call.out_height, std::min(call.out_height, budget_rows));
   out_rows = ceil_div(call.out_height, per_image);
   if (per_image > 1) out_rows = std::min(ceil_div(out_rows, kTileRows) * kTileRows, call.out_height);
   per_image = ceil_div(call.out_height, out_rows);
-  rows = direct ? stored.size / stored.row : out_rows + row_axis.reach;
+  rows = direct ? call.in_height : out_rows + row_axis.reach;
   plane = rows * columns * v;
   channel_block = plane * phases;
   image = channel_block * channel_blocks;
@@ -61,12 +59,6 @@ Strips::Strips(const hetc_conv2d& call)
   images = per_image > 1 ? 1 : std::max<int64_t>(1, std::min(fit, ceil_div(call.batch, call.threads)));
   images = ceil_div(call.batch, std::max<int64_t>(1, ceil_div(call.batch, images)));
   count = call.batch == 0 ? 0 : ceil_div(call.batch, images) * per_image;
-}
-
-Strip Strips::at(const hetc_conv2d& call, int64_t index) const {
-  const int64_t image = index / per_image * images, first_row = index % per_image * out_rows;
-  const int64_t here = std::min(images, call.batch - image), image_rows = std::min(out_rows, call.out_height - first_row);
-  return {image, here, first_row, image_rows, image_rows * here};
 }
 
 std::vector<int32_t> Strips::offsets(const hetc_conv2d& call) const {

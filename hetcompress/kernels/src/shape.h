@@ -28,27 +28,11 @@ struct Layout {
   int64_t planes() const { return blocked ? ceil_div(channels, vector) : channels; }
   int64_t pixel() const { return blocked ? vector : 1; }  // elements
 
-  int64_t channels, vector, blocked, border;
+  int64_t channels, vector, blocked;
 };
 
-inline Layout layout_in(const hetc_conv2d& call) {
-  return {call.in_channels, call.vector, call.blocked_in, call.border_in};
-}
-inline Layout layout_out(const hetc_conv2d& call) {
-  return {call.out_channels, call.vector, call.blocked_out, call.border_out};
-}
-
-// The pixels of a channel, or of a block of channels, in elements.
-struct Plane {
-  Plane(const Layout& layout, int64_t height, int64_t width)
-      : row((width + 2 * layout.border) * layout.pixel()),
-        size((height + 2 * layout.border) * row),
-        first(layout.border * (row + layout.pixel())) {}
-
-  int64_t row;    // from a row to the next one
-  int64_t size;   // from a plane to the next one
-  int64_t first;  // before the first pixel: the border above it and beside it
-};
+inline Layout layout_in(const hetc_conv2d& call) { return {call.in_channels, call.vector, call.blocked_in}; }
+inline Layout layout_out(const hetc_conv2d& call) { return {call.out_channels, call.vector, call.blocked_out}; }
 
 // The rows or the columns that a kernel's taps read, the stride taken out.  With stride s, tap t (at t * dilation) of
 // output o reads place o * s + t * dilation = (o + shift) * s + phase.  Places of one phase are neighbours in the
@@ -64,19 +48,11 @@ struct Axis {
   int64_t reach;                // the largest shift
 };
 
-// Some output rows of one image, or some whole images: `rows` counts those of all of them.
-struct Strip {
-  int64_t image, images, first_row, image_rows, rows;
-};
-
-// The parts of the input that tasks read.
+// The part of the input that one task reads: some output rows of one image, or some whole images.
 struct Strips {
   Strips(const hetc_conv2d& call);
 
-  Strip at(const hetc_conv2d& call, int64_t index) const;
-
   bool direct;          // the input itself is laid out as the kernel wants it
-  int64_t first;        // direct: elements from an image to what the first tap of the first output reads
   Axis row_axis, column_axis;
   int64_t channel_blocks;
   int64_t out_rows;     // output rows of an image in a strip, at most

@@ -8,9 +8,7 @@
  *     taps    [vectors]      (channel in the conv group * kernel rows + row) * kernel columns + column
  *     starts  [blocks + 1]   block b owns vectors starts[b] .. starts[b + 1]; blocks = groups * ceil(out / groups / V)
  *
- * Images are float32, either planar [N, C, H, W] or blocked [N, ceil(C / V), H + 2b, W + 2b, V] with a border of b pixels
- * on every side.  The border is zeros: whoever writes an image writes them, and who reads it relies on them.  A
- * convolution of stride 1 whose padding lies within the border reads the image where it is; others copy it first.
+ * Images are float32, either planar [N, C, H, W] or blocked [N, ceil(C / V), H, W, V].
  */
 #ifndef HETCOMPRESS_VECTOR_BLOCK_H
 #define HETCOMPRESS_VECTOR_BLOCK_H
@@ -51,14 +49,13 @@ typedef struct hetc_conv2d {
   const int32_t* taps;
   const int32_t* starts;
   const float* bias;     /* [out_channels] or NULL */
-  const float* residual; /* added to the result before it is clamped; shape, layout and border of the output; or NULL */
+  const float* residual; /* added to the result before it is clamped; shape and layout of the output; or NULL */
   float* output;         /* may not overlap the other buffers */
   float low, high;       /* the result is clamped to these; -inf and inf leave it alone, NaN stays */
   int64_t threads;       /* at most so many slots */
   const char* path;      /* "avx512", "avx2", "portable", or NULL for the best that this processor runs */
   hetc_parallel parallel; /* NULL for the library's own threads */
   void* context;          /* for `parallel` */
-  int64_t border_in, border_out; /* of blocked images, 0 for planar ones; the sizes above are those without it */
 } hetc_conv2d;
 
 /* Computes the convolution.  Every argument is checked first; returns HETC_OK, or a code and a message of at most
