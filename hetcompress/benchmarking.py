@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hetcompress.candidates import Candidate
-from hetcompress.errors import HetCompressError, InputError
+from hetcompress.errors import HetCompressError, InputError, first_line
 from hetcompress.latency import Latency, measure, ratio_of, torch_threads, verdict_of
 
 __all__ = ["Timing", "side_by_side"]
@@ -86,6 +86,6 @@ def _cannot_run(candidate: Candidate, batch: int, error: Exception) -> InputErro
     return InputError(
         candidate.name,
         expected=f"a model that runs an input of {shape}",
-        found=(str(error).strip().splitlines() or [type(error).__name__])[0],
+        found=first_line(error),
         fix="check --input-size and --batch",
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from hetcompress.errors import HetCompressError, InputError
+from hetcompress.errors import HetCompressError, InputError, first_line
 from hetcompress.files import write_bytes
 
 __all__ = ["InterruptedRunError", "Interruption", "load_checkpoint", "save_checkpoint"]
@@ -81,7 +81,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(
             f"checkpoint {path}",
             expected="a training state written by hetcompress",
-            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            found=first_line(error),
             fix="pass --resume never to start anew",
         ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hetcompress import kernels
-from hetcompress.errors import HetCompressError
+from hetcompress.errors import HetCompressError, first_line
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
 
 __all__ = ["ExecutedCost", "LayerCost", "count_executed", "layer_macs"]
@@ -141,7 +141,7 @@ def count_executed(model: nn.Module, example_input: Float[Tensor, "1 c h w"]) ->
         raise HetCompressError(
             "counting executed MACs",
             expected="a model that torch.jit.trace can follow",
-            found=str(error).splitlines()[0],
+            found=first_line(error),
             fix="take what does not depend on the values of images out of the model's forward",
         ) from error
     finally:

@@ -14,7 +14,7 @@ line catches `HetCompressError` alone; any other exception is a bug and shows it
 
 from __future__ import annotations
 
-__all__ = ["HetCompressError", "InputError", "NothingToDoError", "UsageError", "VerificationError"]
+__all__ = ["HetCompressError", "InputError", "NothingToDoError", "UsageError", "VerificationError", "first_line"]
 
 
 class HetCompressError(Exception):
@@ -65,3 +65,8 @@ class VerificationError(HetCompressError):
     """A step that must not change the function changed it."""
 
     exit_code = 5
+
+
+def first_line(error: Exception) -> str:
+    """Return the beginning of what another library says of its error: the rest is its own traceback or advice."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hetcompress import kernels
-from hetcompress.errors import HetCompressError, InputError
+from hetcompress.errors import HetCompressError, InputError, first_line
 from hetcompress.version import __version__
 
 if TYPE_CHECKING:
@@ -71,9 +71,8 @@ def readable(path: Path | str) -> Iterator[None]:
     except HetCompressError:
         raise
     except Exception as error:  # noqa: BLE001  the readers' exceptions have no base class in common
-        lines = str(error).splitlines() or [type(error).__name__]
         raise InputError(
-            f"file {path}", expected="a model that can be opened", found=lines[0], fix="export it again"
+            f"file {path}", expected="a model that can be opened", found=first_line(error), fix="export it again"
         ) from None
 
 
@@ -97,7 +96,7 @@ def trace(model: nn.Module, example: Float[Tensor, "n c h w"]) -> torch.export.E
         raise HetCompressError(
             f"model {type(model).__name__}",
             expected="one that torch.export can trace with a free batch size",
-            found=(str(error).strip().splitlines() or [type(error).__name__])[0],
+            found=first_line(error),
             fix="look for code in its forward that depends on values or on the batch size",
         ) from error
 
@@ -148,7 +147,7 @@ def _onnx_program(model: nn.Module, example: Tensor) -> torch.onnx.ONNXProgram:
         raise HetCompressError(
             f"model {type(model).__name__}",
             expected="operators that ONNX has",
-            found=(str(error).strip().splitlines() or [type(error).__name__])[0],
+            found=first_line(error),
             fix="export it as pt2",
         ) from error
     assert exported is not None

@@ -60,7 +60,7 @@ class TrainSettings:
         seed: Of data order, augmentation and everything random.
     """
 
-    epochs: float = 4.0
+    epochs: float = 3.5
     max_steps: int | None = None
     batch_size: int = 128
     opt: str = "sgd"

@@ -178,7 +178,7 @@ def test_models_are_compared_in_both_runtimes_at_each_batch_size(capfd: pytest.C
         ("onnxruntime", 1), ("onnxruntime", 3), ("torch", 1), ("torch", 3),
     ]  # fmt: skip
     assert all(each.dense.threads == 1 and each.ratio > 1 for each in found)
-    assert all(each.verdict == "faster" for each in found if each.dense.batch == 3)
+    assert all(each.verdict != "slower" for each in found)
     assert capfd.readouterr() == ("", "")
 
 

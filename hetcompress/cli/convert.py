@@ -122,7 +122,7 @@ def convert(
     console.result(
         f"{result.architecture}: {converted} of {len(result.layers)} convolutions converted, with "
         f"{result.convertible_macs / result.dense_macs:.1%} of {console.millions(result.dense_macs)} MACs; "
-        f"MAC ratios below {result.highest_mac_ratio:.3g} can be reached"
+        f"what stays dense bounds MAC ratios at {result.highest_mac_ratio:.3g}"
     )
     if result.max_difference is not None:
         note = "" if result.exact else f"; {family} is a fixed pattern and changes the function until it is fine-tuned"

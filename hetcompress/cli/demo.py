@@ -19,6 +19,8 @@ def demo(
 ) -> None:
     """Show the whole pipeline offline, in about a minute, on real handwritten digits."""
     from hetcompress.cli import console
+
+    console.note("the whole pipeline on handwritten digits, about a minute")  # before torch takes its seconds to import
     from hetcompress.cli.export import print_export, warn_of
     from hetcompress.cli.report import print_report
     from hetcompress.pipeline import demo as run_demo

@@ -69,7 +69,7 @@ def finetune(
     ] = 0.1,
     epochs: Annotated[
         float, typer.Option(help="Passes over the data, both stages; may end in a part.", rich_help_panel=TRAINING)
-    ] = 4.0,
+    ] = 3.5,
     max_steps: Annotated[
         OptionalInt, typer.Option(help="At most this many steps, for a smoke run.", rich_help_panel=TRAINING)
     ] = None,

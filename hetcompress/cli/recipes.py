@@ -104,7 +104,7 @@ def _one(where: str, kind: type, bounds: tuple[float | None, float | None], valu
     least, most = bounds
     inside = fits and (least is None or value >= least) and (most is None or value <= most)
     if not inside or (isinstance(value, bool) and wanted is not bool):
-        limits = [f"of at least {least:g}"] * (least is not None) + [f"of at most {most:g}"] * (most is not None)
+        limits = [f"of at {word} {bound:g}" for word, bound in (("least", least), ("most", most)) if bound is not None]
         expected = " ".join([KINDS[wanted], *limits])
         raise InputError(where, expected=expected, found=repr(value), fix="correct the file")
     return str(value) if wanted is str else value

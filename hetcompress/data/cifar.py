@@ -11,7 +11,7 @@ from hetcompress.data.augmentation import Augmentation
 from hetcompress.data.base import DATA_SOURCES, DataSource, Request, missing, roots
 from hetcompress.data.folders import list_images, read_images
 from hetcompress.data.in_memory import InMemory, Split
-from hetcompress.errors import InputError
+from hetcompress.errors import InputError, first_line
 
 __all__ = ["open_cifar"]
 
@@ -74,7 +74,7 @@ def _from_torchvision(request: Request, name: str, root: Path) -> DataSource:
         }
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise InputError(
-            f"data {name} in {root}", expected="torchvision's files", found=str(error).splitlines()[0],
+            f"data {name} in {root}", expected="torchvision's files", found=first_line(error),
             fix="remove the folder and pass --download, or name another with --data-root",
         ) from None  # fmt: skip
 

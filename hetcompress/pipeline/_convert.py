@@ -15,7 +15,7 @@ from hetcompress.artifacts import RunFolder, check_free
 from hetcompress.conversion import LayerPlan, plan_conversion
 from hetcompress.conversion import convert as convert_model
 from hetcompress.cost import layer_macs
-from hetcompress.errors import InputError, UsageError, VerificationError
+from hetcompress.errors import InputError, UsageError, VerificationError, first_line
 from hetcompress.granularity import GRANULARITIES, Grain
 from hetcompress.models import InputSpec, LoadedModel, load_model
 from hetcompress.nn import GroupSize
@@ -108,7 +108,7 @@ def _largest_difference(source: nn.Module, other: nn.Module, images: torch.Tenso
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise UsageError(
             f"model {arch}", expected=f"a forward pass on images of shape {tuple(images.shape)}",
-            found=str(error).splitlines()[0], fix="pass the right --input-size",
+            found=first_line(error), fix="pass the right --input-size",
         ) from None  # fmt: skip
     if not isinstance(expected, torch.Tensor) or expected.ndim != 2:
         found = f"shape {tuple(expected.shape)}" if isinstance(expected, torch.Tensor) else type(expected).__name__

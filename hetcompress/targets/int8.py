@@ -22,7 +22,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hetcompress.errors import HetCompressError
+from hetcompress.errors import HetCompressError, first_line
 from hetcompress.graphs import ort_session, quiet
 from hetcompress.kernels.int8_onnx import INT8_OPERATOR
 from hetcompress.kernels.onnx_export import OPERATOR
@@ -231,7 +231,7 @@ def _failures(source: Path) -> Iterator[None]:
         raise HetCompressError(
             f"int8 of {source}",
             expected="a model that onnxruntime's quantiser takes",
-            found=(str(error).strip().splitlines() or [type(error).__name__])[0],
+            found=first_line(error),
             fix="export it without --int8",
         ) from error
 
