@@ -165,6 +165,8 @@ def test_heads(head):
     graph = exported(Net())
     assert "Transpose" not in operators(graph)
     assert "BlockedPool2d" in operators(graph)
+    read = {name for node in graph.node for name in node.input}
+    assert {tensor.name for tensor in graph.initializer} <= read, "no constant of a pool that is gone"
 
 
 class Many(nn.Module):
