@@ -11,7 +11,7 @@ from pathlib import Path
 from hetcompress.kernels.build import build
 
 SANITIZERS = ("address,undefined", "thread")
-TESTS = ("core_test", "int8_test")
+TESTS = ("core_test", "pool_test", "int8_test")
 HERE = Path(__file__).parent
 
 

@@ -8,6 +8,7 @@ from hetcompress.kernels.library import Geometry, available, best_path, best_vec
 from hetcompress.kernels.module import VectorBlockConv2d
 from hetcompress.kernels.onnx_export import DOMAIN, OPERATOR, attributes, register
 from hetcompress.kernels.packing import blocked, pack, planar, unpack
+from hetcompress.kernels.pooling import POOL_OPERATOR, Pooling, pool, pool_attributes
 from hetcompress.kernels.torch_fusion import Fused, fuse_torch
 from hetcompress.kernels.torch_operator import NAME, vector_block_conv2d
 
@@ -15,9 +16,11 @@ __all__ = [
     "DOMAIN",
     "NAME",
     "OPERATOR",
+    "POOL_OPERATOR",
     "BuildError",
     "Fused",
     "Geometry",
+    "Pooling",
     "VectorBlockConv2d",
     "attributes",
     "available",
@@ -30,6 +33,8 @@ __all__ = [
     "pack",
     "paths",
     "planar",
+    "pool",
+    "pool_attributes",
     "register",
     "run",
     "unpack",

@@ -1,6 +1,6 @@
-"""Which values of a graph keep our operator's own layout (N, C / V, H, W, V): the choice, whatever holds the graph.
+"""Which values of a graph keep our operators' own layout (N, C / V, H, W, V): the choice, whatever holds the graph.
 
-A reorder at each end of our operator costs as much as a small layer.  Values that only our operators, and others that
+A reorder at each end of our operators costs as much as a small layer.  Values that only our operators, and others that
 work in either layout, touch can be spared both.  Where an operator that knows planar images alone touches a blocked
 value, it is reordered once, so a set of values that must share a layout is blocked if that saves more than it costs.
 """
@@ -11,7 +11,9 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-__all__ = ["Layouts", "Step", "choose_layouts"]
+from hetcompress.kernels.library import Geometry
+
+__all__ = ["Layouts", "Step", "choose_layouts", "convolution_step"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Step:
         writes: The values that it writes.
         alike: Of these, those that must share a layout, whichever it is.
         ends: Of these, those that the node takes in either layout, and sooner blocked.
-        vector: V of our operator; None of others, which take any.
+        vector: V of our convolution; None of others, which take any.
     """
 
     reads: tuple[str, ...]
@@ -36,6 +38,22 @@ class Step:
     def either(self) -> set[str]:
         """The values that the node takes in either layout; of the others it knows the planar one alone."""
         return {*self.alike, *self.ends}
+
+
+def convolution_step(reads: tuple[str, ...], output: str, geometry: Geometry, vector: int) -> Step:
+    """Return our convolution as a step.
+
+    Args:
+        reads: The images, and the residual if there is one.
+        output: What it writes.
+        geometry: Of which filters and groups count.
+        vector: V.
+    """
+    images, residual = reads[:1], reads[1:]
+    if geometry.groups == 1 or geometry.out_channels // geometry.groups % max(vector, 1) == 0:
+        return Step(reads, (output,), (output, *residual), (output, *images), vector)
+    # a block of filters would belong to two groups: output and residual are planar
+    return Step(reads, (output,), (), () if images == residual else images, vector)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +77,10 @@ class Layouts:
         if value in step.either:
             return "blocked" if value in self.written else None
         return None if value in self.written else "planar"
+
+    def of(self, step: Step, value: str) -> int:
+        """Return V if a node finds or leaves a value blocked; 0 for planar."""
+        return self.blocked.get(value, 0) if value in step.either else 0
 
 
 @dataclasses.dataclass

@@ -130,6 +130,7 @@ def _library() -> ctypes.CDLL | str:
         library.hetc_conv2d_plan.restype = ctypes.c_void_p
         library.hetc_plan_run.argtypes = (ctypes.c_void_p,) * 6
         library.hetc_plan_free.argtypes = (ctypes.c_void_p,)
+        library.hetc_pool2d_run.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)
         library.hetc_has_path.argtypes = (ctypes.c_char_p,)
         library.hetc_best_path.restype = ctypes.c_char_p
         library.hetc_best_vector.restype = ctypes.c_int64

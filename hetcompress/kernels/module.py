@@ -88,6 +88,12 @@ class VectorBlockConv2d(Form):
         """Weights that are multiplied for each output position: kept vectors times V, filling zeros included."""
         return self.values.numel()
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the layer reads and writes planar images and clamps nothing."""
+        g = self.geometry
+        return not (g.layout_in or g.layout_out) and g.low == float("-inf") and g.high == float("inf")
+
     def dense_weight(self) -> Float[Tensor, "filters channels kh kw"]:
         """Return the weights with their zeros."""
         g = self.geometry
@@ -117,7 +123,7 @@ class VectorBlockConv2d(Form):
         """Return clamp(conv(images) + bias + residual).
 
         Args:
-            images: (N, C, H, W), or (N, ceil(C / V), H, W, V) where the geometry's `layout_in` is 1.
+            images: In the geometry's layout.
             residual: Of the output's shape and layout, or None.
         """
         operator = torch.ops.hetcompress.vector_block_conv2d.default

@@ -63,13 +63,13 @@ def _dense(
     top, left, bottom, right = geometry.padding
     images = F.pad(images, (left, right, top, bottom))
     result = F.conv2d(images, weight, bias, geometry.stride, 0, geometry.dilation, geometry.groups)
-    if geometry.layout_out:
-        result = blocked(result, vector)
     if residual is not None:
+        if geometry.layout_out:
+            residual = planar(residual, geometry.out_channels)
         result = result + residual
     if geometry.low > float("-inf") or geometry.high < float("inf"):
         result = result.clamp(geometry.low, geometry.high)
-    return result
+    return blocked(result, vector) if geometry.layout_out else result
 
 
 def _on_cpu(

@@ -12,10 +12,10 @@ from hetcompress.kernels import OPERATOR, VectorBlockConv2d, available
 pytestmark = pytest.mark.skipif(not available()[0], reason=f"no compiled kernels: {available()[1]}")
 
 
-def sparse(channels, filters, size=3, vector=16, **options):
-    conv = nn.Conv2d(channels, filters, size, padding=size // 2, **options)
+def sparse(channels, filters, size=3, vector=16, padding=None, **options):
+    conv = nn.Conv2d(channels, filters, size, padding=size // 2 if padding is None else padding, **options)
     with torch.no_grad():
-        conv.weight[:, torch.rand(channels) < 0.4] = 0
+        conv.weight[:, torch.rand(conv.weight.shape[1]) < 0.4] = 0
     return VectorBlockConv2d.from_pruned(conv, vector)
 
 
@@ -69,7 +69,8 @@ def test_a_residual_net_keeps_nothing_but_the_operator():
     assert sum(layer["inputs"] == 6 for layer in layers) == 2, "both additions"
     assert [layer["low"] for layer in layers].count(0.0) == 4, "a shortcut has no limit"
     assert all(layer["layout_in"] and layer["layout_out"] for layer in layers)
-    assert operators(graph).count("Transpose") == 2, "once behind the stem, once before the head"
+    assert "Transpose" not in operators(graph)
+    assert operators(graph).count("BlockedPool2d") == 2, "once behind the stem, and the mean before the head"
 
 
 @pytest.mark.parametrize(
@@ -79,9 +80,9 @@ def test_other_activations_compute_the_same(act):
     exported(Residual(act=act))
 
 
-def test_channels_that_do_not_fill_blocks_stay_planar():
+def test_channels_that_do_not_fill_blocks():
     graph = exported(Residual(stem=20))
-    assert not all(layer["layout_in"] for layer in ours(graph))
+    assert all(layer["layout_in"] for layer in ours(graph))
 
 
 @pytest.mark.parametrize("vector", [4, 8])
@@ -128,15 +129,76 @@ def test_the_graphs_own_values_stay_planar():
     [
         nn.MaxPool2d(2),
         nn.MaxPool2d(3, 2, 1, ceil_mode=True),
-        nn.MaxPool2d((1, 3), (1, 2), dilation=(1, 2)),
         nn.AvgPool2d(2),
         nn.AvgPool2d(3, 2, padding=(1, 0)),
+        nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False),
+        nn.Sequential(nn.LeakyReLU(), nn.MaxPool2d(2), nn.AvgPool2d(2)),
     ],
 )
-def test_pools_behind_our_operator_stay_blocked(pool):
+def test_pools_behind_our_operator_are_ours(pool):
+    graph = exported(nn.Sequential(sparse(3, 30), nn.ReLU(), pool, sparse(30, 16), nn.Flatten()), size=11)
+    layers = ours(graph)
+    assert [(layer["layout_in"], layer["layout_out"]) for layer in layers] == [(0, 1), (1, 0)]
+    assert {*operators(graph)} <= {"BlockedPool2d", "LeakyRelu", "Flatten", "Reshape"}
+
+
+def test_a_pool_that_is_not_ours():
+    pool = nn.MaxPool2d((1, 3), (1, 2), dilation=(1, 2))
     graph = exported(nn.Sequential(sparse(3, 32), nn.ReLU(), pool, sparse(32, 16), nn.Flatten()), size=11)
-    assert [(layer["layout_in"], layer["layout_out"]) for layer in ours(graph)] == [(0, 1), (1, 0)]
+    assert "MaxPool" in operators(graph)
+
+
+@pytest.mark.parametrize(
+    "head", [lambda x: x.mean((2, 3)), lambda x: x.mean((2, 3), keepdim=True).flatten(1), lambda x: x.amax((2, 3)),
+             nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten()),
+             nn.Sequential(nn.MaxPool2d(2), nn.Flatten())],
+)  # fmt: skip
+def test_heads(head):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.head = sparse(3, 30), sparse(30, 20), head
+
+        def forward(self, x):
+            return self.head(self.b(self.a(x).relu()).relu())
+
+    graph = exported(Net())
     assert "Transpose" not in operators(graph)
+    assert "BlockedPool2d" in operators(graph)
+    read = {name for node in graph.node for name in node.input}
+    assert {tensor.name for tensor in graph.initializer} <= read, "no constant of a pool that is gone"
+
+
+class Many(nn.Module):
+    """Concatenations, values with several readers, pools at the start, in the middle and at the end, odd kernels."""
+
+    def __init__(self):
+        super().__init__()
+        self.start = sparse(3, 30, 5)
+        self.wide, self.slim, self.one = (
+            sparse(30, 24, (1, 7), padding=1),
+            sparse(30, 20, 3, dilation=1),
+            sparse(30, 12, 1),
+        )
+        self.five, self.grouped, self.odd = sparse(56, 40, 5), sparse(40, 32, groups=2), sparse(32, 36, groups=2)
+        self.end = sparse(36, 17, 3)
+
+    def forward(self, x):
+        x = F.max_pool2d(x, 3, 1, 1)
+        x = self.start(x).relu()
+        y = F.avg_pool2d(x, 3, 1, 1)
+        x = torch.cat(
+            [self.wide(F.pad(x, (2, 2, -1, -1))), F.relu6(self.slim(y)), self.one(F.max_pool2d(x, 1)).sigmoid()], 1
+        )
+        x = F.max_pool2d(x, 2)
+        x = F.hardswish(self.grouped(self.five(x))) - 1
+        x = self.odd(x).clamp(0.5, 2.0)
+        x = self.end(x.clamp(0.75, 1.5))
+        return torch.cat([x.mean((2, 3)), F.avg_pool2d(x, 5).flatten(1), x.amax((2, 3))], 1)
+
+
+def test_everything_at_once():
+    exported(Many())
 
 
 def test_a_pool_behind_another_operator_stays_planar():

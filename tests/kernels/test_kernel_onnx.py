@@ -9,7 +9,8 @@ from torch import nn
 
 from hetcompress.errors import HetCompressError
 from hetcompress.graphs import onnx_bytes, ort_session
-from hetcompress.kernels import DOMAIN, OPERATOR, VectorBlockConv2d
+from hetcompress.kernels import DOMAIN, OPERATOR, Pooling, VectorBlockConv2d, pool
+from hetcompress.kernels.onnx_pools import pool_node
 
 pytestmark = pytest.mark.usefixtures("library")
 
@@ -110,6 +111,54 @@ MALFORMED = {
 def test_malformed_files_end_in_an_error(data, what):
     with pytest.raises(HetCompressError):
         ort_session(broken(data[1], MALFORMED[what]), 1)
+
+
+MALFORMED_POOLS = {
+    "a missing attribute": attribute("average", None),
+    "three strides": attribute("strides", [1, 1, 1]),
+    "a stride of zero": attribute("strides", [0, 1]),
+    "a kernel of zero": attribute("kernel_shape", [0, 3]),
+    "a huge kernel": attribute("kernel_shape", [2**40, 3]),
+    "a negative pad": attribute("pads", [-1, 0, 0, 0]),
+    "a pad as large as the kernel": attribute("pads", [0, 0, 3, 0]),
+    "another layout": attribute("layout_out", 7),
+    "an unknown vector length": attribute("vector", 5),
+    "no channels": attribute("channels", 0),
+    "another kind": attribute("average", 2),
+}
+
+
+def pool_model(pooling):
+    def images(name, channels):
+        return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", channels, "h", "w"])
+
+    graph = onnx.helper.make_graph(
+        [pool_node("input", "output", pooling)], "g", [images("input", "c")], [images("output", "d")]
+    )
+    opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid(DOMAIN, 1)]
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+GOOD_POOL = Pooling(20, 16, (3, 3), (2, 2), (1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("what", MALFORMED_POOLS)
+def test_malformed_pools_end_in_an_error(what):
+    model = pool_model(GOOD_POOL)
+    MALFORMED_POOLS[what](model.graph.node[0], None)
+    with pytest.raises(HetCompressError):
+        ort_session(model.SerializeToString(), 1)
+
+
+def test_pools_of_any_images_that_fit():
+    session = ort_session(pool_model(GOOD_POOL).SerializeToString(), 1)
+    for shape in ((0, 20, 4, 4), (1, 20, 1, 1), (3, 20, 9, 4)):
+        images = torch.randn(shape)
+        (found,) = session.run(None, {"input": images.numpy()})
+        assert np.array_equal(found, pool(images, GOOD_POOL).numpy())
+    for shape in ((1, 19, 9, 11), (1, 20, 0, 9)):
+        with pytest.raises(Exception, match="BlockedPool2d"):
+            session.run(None, {"input": np.zeros(shape, np.float32)})
 
 
 def test_images_of_another_shape_end_in_an_error(data):

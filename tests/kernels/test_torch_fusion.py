@@ -11,9 +11,18 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from hetcompress.kernels import VectorBlockConv2d, available, blocked_layers, fuse_torch
-from hetcompress.kernels.blocked_layers import BlockedMaxPool2d, BlockedPool2d, ToBlocked, ToPlanar
-from hetcompress.kernels.packing import blocked, planar
+from hetcompress.errors import UsageError
+from hetcompress.kernels import (
+    Pooling,
+    VectorBlockConv2d,
+    available,
+    blocked,
+    fuse_torch,
+    pool,
+    pool_module,
+    pool_operator,
+)
+from hetcompress.kernels.pool_module import BlockedPool2d
 from hetcompress.latency import prepare_torch
 from hetcompress.nn.lowered import Chain, Pad
 from hetcompress.targets import export_model
@@ -51,8 +60,10 @@ def layers(model):
     return [m.geometry for m in model.modules() if isinstance(m, VectorBlockConv2d)]
 
 
-def count(model, *kinds):
-    return sum(isinstance(module, kinds) for module in model.modules())
+def pools(model):
+    """Return the layouts that pools and reorders of ours read and write."""
+    found = [m.pooling for m in model.modules() if isinstance(m, BlockedPool2d)]
+    return [(p.layout_in, p.layout_out, max(p.kernel_size)) for p in found]
 
 
 class Residual(nn.Module):
@@ -85,7 +96,7 @@ def test_a_residual_net_keeps_nothing_but_the_operator(stem, vector):
     assert sum("residual" in node.kwargs for node in model.graph.nodes) == 2, "both additions"
     assert [g.low for g in layers(model)].count(0.0) == 4, "a shortcut has no limit"
     assert all(g.layout_in and g.layout_out for g in layers(model))
-    assert (count(model, ToBlocked), count(model, ToPlanar)) == (1, 1), "behind the stem and before the head"
+    assert sorted(pools(model)) == [(0, 1, 1), (1, 0, 1)], "behind the stem and before the head"
 
 
 @pytest.mark.parametrize(
@@ -215,6 +226,23 @@ def test_a_layer_that_runs_twice():
     assert [(g.low, g.layout_in, g.layout_out) for g in layers(model)] == [(0.0, 0, 1), (-float("inf"), 1, 0)]
 
 
+def test_layers_with_limits_of_their_own():
+    """They clamp before what follows them is added; and a fused model is not fused again."""
+
+    class Clamped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = sparse(16, 16).with_geometry(low=0.0, high=1.0)
+
+        def forward(self, x):
+            return F.relu6(self.a(x) - 0.5) + self.a(x) + x
+
+    model = fused(Clamped(), channels=16)
+    assert {(g.low, g.high, g.layout_out) for g in layers(model)} == {(0.0, 1.0, 0)}
+    once = fused(Residual())
+    assert sorted(map(str, layers(fused(once)))) == sorted(map(str, layers(once)))
+
+
 def test_groups_whose_filters_do_not_fill_blocks():
     stages = [
         sparse(16, 32),
@@ -236,9 +264,9 @@ def test_padding_of_another_kind_stands_before_the_layer():
     assert layers(model)[0].low == 0.0
 
 
-def test_a_pool_at_the_end_is_reordered_behind_it():
+def test_a_pool_at_the_end_writes_planar_images():
     model = fused(nn.Sequential(sparse(3, 20), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(500, 3)))
-    assert count(model, BlockedMaxPool2d) == count(model, ToPlanar) == 1
+    assert pools(model) == [(1, 0, 2)]
 
 
 @pytest.mark.parametrize(
@@ -246,20 +274,70 @@ def test_a_pool_at_the_end_is_reordered_behind_it():
     [
         nn.MaxPool2d(2),
         nn.MaxPool2d(3, 2, 1, ceil_mode=True),
-        nn.MaxPool2d((1, 3), (1, 2), dilation=(1, 2)),
-        nn.MaxPool2d((4, 2), (3, 3), (2, 1), (2, 1), ceil_mode=True),
+        nn.MaxPool2d((4, 2), (3, 3), (2, 1), ceil_mode=True),
         nn.AvgPool2d(2),
         nn.AvgPool2d(3, 2, padding=(1, 0), count_include_pad=False),
-        nn.AdaptiveAvgPool2d((3, 1)),
+        nn.AvgPool2d(3, 2, 1, ceil_mode=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.AdaptiveMaxPool2d((1, 1)),
     ],
 )
-@pytest.mark.parametrize("height", [9, 12])
-def test_blocked_pools(pool, height):
-    images = torch.randn(2, 20, height, 11)
-    images[0, 3, 4, 5] = float("nan")
-    ours = BlockedMaxPool2d(pool) if isinstance(pool, nn.MaxPool2d) else BlockedPool2d(pool)
-    found = planar(ours(blocked(images, 8)), 20)
-    torch.testing.assert_close(found, pool(images), equal_nan=True)
+@pytest.mark.parametrize("foreign", [False, True])
+def test_pools_are_ours(pool, foreign):
+    """Also behind another operator."""
+    first = nn.Conv2d(3, 20, 3) if foreign else sparse(3, 20)
+    model = fused(nn.Sequential(first, nn.ReLU(), pool, sparse(20, 16)), size=11)
+    assert type(pool) not in map(type, model.modules())
+    assert [ends[:2] for ends in pools(model)] == [(0 if foreign else 1, 1)]
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.MaxPool2d((1, 3), (1, 2), dilation=(1, 2)),
+        nn.AdaptiveAvgPool2d((3, 1)),
+        nn.AvgPool2d(2, divisor_override=3),
+        nn.AdaptiveAvgPool2d((None, 1)),
+    ],
+)
+def test_pools_that_are_not_ours(pool):
+    model = fused(nn.Sequential(sparse(3, 20), nn.ReLU(), pool, sparse(20, 16)), size=11)
+    assert type(pool) in map(type, model.modules())
+
+
+# torch's own check looks at gradients of inner tensors
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+@pytest.mark.parametrize("average", [False, True])
+def test_torch_accepts_the_operator_of_pools(average):
+    pooling = Pooling(20, 8, (3, 2), (2, 2), (1, 1, 1, 1), average=average, layout_in=1, layout_out=1)
+    images = blocked(torch.randn(2, 20, 6, 7), 8).requires_grad_()
+    torch.library.opcheck(torch.ops.hetcompress.blocked_pool2d.default, (images, pooling.numbers))
+    double = images.detach().double()
+    same = BlockedPool2d(pooling)
+    torch.testing.assert_close(same(double).float(), same(images))
+
+
+def test_malformed_pools_are_refused():
+    operator, images = torch.ops.hetcompress.blocked_pool2d.default, torch.zeros(1, 20, 6, 6)
+    good = Pooling(20, 16, (2, 2), (2, 2)).numbers
+    assert operator(images, good).shape == (1, 20, 3, 3)
+    for place, number in (
+        (0, 19),
+        (0, 0),
+        (1, 5),
+        (2, 0),
+        (2, 7),
+        (4, 0),
+        (6, 2),
+        (6, -1),
+        (13, 1),
+        (13, 2),
+        (14, 2),
+    ):
+        with pytest.raises(UsageError):
+            operator(images, [*good[:place], number, *good[place + 1 :]])
+    with pytest.raises(UsageError, match="15 numbers"):
+        operator(images, good[:-1])
 
 
 class Writes(nn.Module):
@@ -329,10 +407,9 @@ def test_an_exported_program_says_why_it_is_not_fused(tmp_path):
 
 def test_compiled_as_one_graph(monkeypatch):
     # the compiler cannot see through the checks of types that tests put around functions
-    for kind in (VectorBlockConv2d, ToBlocked, ToPlanar):
+    for kind in (VectorBlockConv2d, BlockedPool2d):
         monkeypatch.setattr(kind, "forward", inspect.unwrap(kind.forward))
-    for function in (blocked, planar):
-        monkeypatch.setattr(blocked_layers, function.__name__, inspect.unwrap(function))
+    monkeypatch.setattr(pool_module, "blocked_pool2d", inspect.unwrap(pool_module.blocked_pool2d))
     model = fused(Residual())
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True)
     with torch.no_grad():
@@ -357,6 +434,6 @@ def test_what_is_timed_in_torch_is_fused():
     images = torch.randn(2, 3, 10, 10)
     run, _runtime = prepare_torch(model, (3, 10, 10))(images)
     close(run(), model(images))
-    with patch.object(ToBlocked, "forward", wraps=ToBlocked(16).forward) as reorder:
+    with patch.object(pool_operator, "pool", wraps=pool) as reorder:
         run()
-    assert reorder.call_count == 1, "of the fused model"
+    assert reorder.call_count == 2, "of the fused model"

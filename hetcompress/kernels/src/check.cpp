@@ -1,15 +1,14 @@
+#include "check.h"
+
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <initializer_list>
-
-#include "shape.h"
 
 namespace hetc {
 namespace {
 
-constexpr int64_t kLargest = int64_t(1) << 30;    // of one size: sums of a few stay far from overflow
-constexpr int64_t kElements = int64_t(1) << 44;   // of one buffer
+constexpr int64_t kElements = int64_t(1) << 44;  // of one buffer
+
+}  // namespace
 
 void require(bool holds, const std::string& what) {
   if (!holds) throw Invalid(what);
@@ -32,9 +31,21 @@ int64_t elements(std::initializer_list<int64_t> sizes) {
   return product;
 }
 
+int64_t elements(const Layout& layout, int64_t batch, int64_t height, int64_t width) {
+  return elements({batch, layout.planes(), height, width, layout.pixel()});
+}
+
+void check_layouts(const Layout& in, const Layout& out) {
+  require(in.vector == 4 || in.vector == 8 || in.vector == 16,
+          "vector: expected 4, 8 or 16, found " + std::to_string(in.vector));
+  between("blocked_in", in.blocked, 0, 1);
+  between("blocked_out", out.blocked, 0, 1);
+}
+
+namespace {
+
 void check_sizes(const hetc_conv2d& call) {
-  require(call.vector == 4 || call.vector == 8 || call.vector == 16,
-          "vector: expected 4, 8 or 16, found " + std::to_string(call.vector));
+  check_layouts(layout_in(call), layout_out(call));
   between("batch", call.batch, 0, kLargest);
   between("in_channels", call.in_channels, 1, kLargest);
   between("in_height", call.in_height, 0, kLargest);
@@ -44,9 +55,9 @@ void check_sizes(const hetc_conv2d& call) {
   require(call.in_channels % call.groups == 0 && call.out_channels % call.groups == 0,
           "groups: they divide neither or only one of the channel counts");
   for (int axis = 0; axis < 2; ++axis) {
-    between("kernel", call.kernel[axis], 1, 1 << 12);
-    between("stride", call.stride[axis], 1, 1 << 15);
-    between("dilation", call.dilation[axis], 1, 1 << 15);
+    between("kernel", call.kernel[axis], 1, kLargestKernel);
+    between("stride", call.stride[axis], 1, kLargestStep);
+    between("dilation", call.dilation[axis], 1, kLargestStep);
     between("padding", call.padding[axis], 0, kLargest);
     between("padding", call.padding[axis + 2], 0, kLargest);
     const int64_t padded = (axis ? call.in_width : call.in_height) + call.padding[axis] + call.padding[axis + 2];
@@ -55,8 +66,6 @@ void check_sizes(const hetc_conv2d& call) {
     equal(axis ? "out_width" : "out_height", axis ? call.out_width : call.out_height,
           (padded - extent) / call.stride[axis] + 1);
   }
-  between("blocked_in", call.blocked_in, 0, 1);
-  between("blocked_out", call.blocked_out, 0, 1);
   require(!call.blocked_out || call.groups == 1 || call.out_channels / call.groups % call.vector == 0,
           "blocked_out: a block of filters would belong to two groups");
   between("threads", call.threads, 1, 1024);
@@ -69,13 +78,10 @@ void check_buffers(const hetc_conv2d& call) {
   between("vectors", call.vectors, 0, INT32_MAX);
   elements({call.vectors, call.vector});
   elements({call.in_channels, call.kernel[0], call.kernel[1]});
-  auto channels = [&](int64_t count, int64_t blocked) {
-    return blocked ? ceil_div(count, call.vector) * call.vector : count;
-  };
   equal("elements of the input", call.input_size,
-        elements({call.batch, channels(call.in_channels, call.blocked_in), call.in_height, call.in_width}));
+        elements(layout_in(call), call.batch, call.in_height, call.in_width));
   equal("elements of the output", call.output_size,
-        elements({call.batch, channels(call.out_channels, call.blocked_out), call.out_height, call.out_width}));
+        elements(layout_out(call), call.batch, call.out_height, call.out_width));
   require(call.starts && (call.vectors == 0 || (call.taps && call.values)), "values, taps or starts: NULL");
   require((call.input || !call.input_size) && (call.output || !call.output_size), "input or output: NULL");
 }

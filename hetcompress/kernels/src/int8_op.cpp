@@ -80,7 +80,7 @@ class Kernel {
     check_int8_call(call);
     if (call.conv.output_size == 0) return;
     const auto plan = plans_.find(call.conv, [&] { return std::make_shared<Plan>(call, *weights_, path_); });
-    Parallel parallel(api_, context, call.conv);
+    Parallel parallel(api_, context, call.conv.parallel, call.conv.context);
     run_int8(call, path_, *weights_, plan->strips, plan->offsets.data());
     parallel.finish();
   }

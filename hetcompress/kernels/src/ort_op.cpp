@@ -47,7 +47,7 @@ class Kernel {
     check_call(call);
     if (call.output_size == 0) return;
     const auto plan = plans_.find(call, [&call] { return std::make_shared<Plan>(call); });
-    Parallel parallel(api_, context, call);
+    Parallel parallel(api_, context, call.parallel, call.context);
     run_checked(call, *find_path(nullptr), *plan);
     parallel.finish();
   }

@@ -18,6 +18,7 @@ ort::Domain* domain_of(const ort::Api& api) {
   ok(api.create_domain("hetcompress", &domain));
   ok(api.add_operator(domain, &real_operator()));
   ok(api.add_operator(domain, &int8_operator()));
+  ok(api.add_operator(domain, &pool_operator()));
   domains.emplace_back(&api, domain);
   return domain;
 }

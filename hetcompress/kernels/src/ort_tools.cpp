@@ -12,14 +12,6 @@ float real(const ort::Api& api, const ort::KernelInfo* info, const char* name) {
   return value;
 }
 
-template <size_t COUNT>
-void integers(const ort::Api& api, const ort::KernelInfo* info, const char* name, int64_t (&values)[COUNT]) {
-  size_t count = 0;
-  ok(api.attribute(info, name, nullptr, &count));
-  if (count != COUNT) throw Invalid(std::string(name) + ": expected " + std::to_string(COUNT) + " numbers");
-  ok(api.attribute(info, name, values, &count));
-}
-
 void run_in_runtime(void* context, hetc_body body, void* argument, size_t slots) {
   auto& parallel = *static_cast<Parallel*>(context);
   if (slots == 1) {
@@ -86,6 +78,8 @@ int64_t integer(const ort::Api& api, const ort::KernelInfo* info, const char* na
   return value;
 }
 
+int64_t most_threads() { return std::clamp<int64_t>(std::thread::hardware_concurrency(), 1, 1024); }
+
 void read_attributes(const ort::Api& api, const ort::KernelInfo* info, hetc_conv2d& call) {
   call.in_channels = integer(api, info, "in_channels");
   call.out_channels = integer(api, info, "out_channels");
@@ -96,7 +90,7 @@ void read_attributes(const ort::Api& api, const ort::KernelInfo* info, hetc_conv
   integers(api, info, "strides", call.stride);
   integers(api, info, "dilations", call.dilation);
   integers(api, info, "pads", call.padding);
-  call.threads = std::clamp<int64_t>(std::thread::hardware_concurrency(), 1, 1024);
+  call.threads = most_threads();
 }
 
 void read_lists(const Tensor& values, const Tensor& taps, const Tensor& starts, const Tensor& bias, hetc_conv2d& call) {
@@ -112,35 +106,34 @@ void read_lists(const Tensor& values, const Tensor& taps, const Tensor& starts, 
   call.starts = static_cast<const int32_t*>(starts.data);
 }
 
+Images images_of(const Layout& layout, const std::vector<int64_t>& sizes) {
+  const bool fits = sizes.size() == (layout.blocked ? 5 : 4) && sizes[1] == layout.planes() &&
+                    (!layout.blocked || sizes[4] == layout.vector);
+  if (!fits) throw Invalid("images: another shape than the layout and the channels ask for");
+  return {sizes[0], sizes[2], sizes[3]};
+}
+
+std::vector<int64_t> sizes_of(const Layout& layout, const Images& images) {
+  if (images.height < 0 || images.width < 0) throw Invalid("the padded image is smaller than the kernel");
+  std::vector<int64_t> sizes = {images.batch, layout.planes(), images.height, images.width};
+  if (layout.blocked) sizes.push_back(layout.vector);
+  return sizes;
+}
+
 void set_sizes(hetc_conv2d& call, const std::vector<int64_t>& sizes) {
-  const size_t rank = call.blocked_in ? 5 : 4;
-  const int64_t channels = call.blocked_in ? ceil_div(call.in_channels, call.vector) : call.in_channels;
-  if (sizes.size() != rank || sizes[1] != channels || (call.blocked_in && sizes[4] != call.vector)) {
-    throw Invalid("images: another shape than the layout and the channels ask for");
-  }
-  call.batch = sizes[0];
-  call.in_height = sizes[2];
-  call.in_width = sizes[3];
+  const Images images = images_of(layout_in(call), sizes);
+  call.batch = images.batch, call.in_height = images.height, call.in_width = images.width;
   int64_t out[2];
   for (int axis = 0; axis < 2; ++axis) {
-    const int64_t padded = sizes[2 + axis] + call.padding[axis] + call.padding[axis + 2];
+    const int64_t padded = (axis ? images.width : images.height) + call.padding[axis] + call.padding[axis + 2];
     const int64_t room = padded - (call.kernel[axis] - 1) * call.dilation[axis] - 1;
     out[axis] = room < 0 ? -1 : room / call.stride[axis] + 1;
   }
-  call.out_height = out[0];
-  call.out_width = out[1];
+  call.out_height = out[0], call.out_width = out[1];
 }
 
 std::vector<int64_t> output_sizes(const hetc_conv2d& call) {
-  std::vector<int64_t> sizes = {call.batch, call.out_channels, call.out_height, call.out_width};
-  if (call.blocked_out) {
-    sizes[1] = ceil_div(call.out_channels, call.vector);
-    sizes.push_back(call.vector);
-  }
-  for (int64_t size : sizes) {
-    if (size < 0) throw Invalid("the padded image is smaller than the kernel");
-  }
-  return sizes;
+  return sizes_of(layout_out(call), {call.batch, call.out_height, call.out_width});
 }
 
 void set_smallest_sizes(hetc_conv2d& call) {
@@ -157,17 +150,14 @@ void set_smallest_sizes(hetc_conv2d& call) {
     sizes[axis] = std::max<int64_t>(1, extent - call.padding[axis] - call.padding[axis + 2]);
   }
   if (call.vector < 1 || call.vector > 64) throw Invalid("values: an unknown vector length");
-  const int64_t channels = call.blocked_in ? ceil_div(call.in_channels, call.vector) : call.in_channels;
-  std::vector<int64_t> shape = {0, channels, sizes[0], sizes[1]};
-  if (call.blocked_in) shape.push_back(call.vector);
-  set_sizes(call, shape);
+  set_sizes(call, sizes_of(layout_in(call), {0, sizes[0], sizes[1]}));
   call.input_size = call.output_size = 0;
 }
 
-Parallel::Parallel(const ort::Api& runtime, const ort::KernelContext* here, hetc_conv2d& call)
+Parallel::Parallel(const ort::Api& runtime, const ort::KernelContext* here, hetc_parallel& parallel, void*& argument)
     : api(runtime), context(here) {
-  call.parallel = run_in_runtime;
-  call.context = this;
+  parallel = run_in_runtime;
+  argument = this;
 }
 
 }  // namespace hetc

@@ -36,14 +36,30 @@ Tensor input(const ort::Api& api, const ort::KernelContext* context, size_t inde
 void* output(const ort::Api& api, ort::KernelContext* context, const std::vector<int64_t>& sizes);
 
 int64_t integer(const ort::Api& api, const ort::KernelInfo* info, const char* name);
+template <size_t COUNT>
+void integers(const ort::Api& api, const ort::KernelInfo* info, const char* name, int64_t (&values)[COUNT]) {
+  size_t count = 0;
+  ok(api.attribute(info, name, nullptr, &count));
+  if (count != COUNT) throw Invalid(std::string(name) + ": expected " + std::to_string(COUNT) + " numbers");
+  ok(api.attribute(info, name, values, &count));
+}
+
+int64_t most_threads();
 
 // Attributes that all our convolutions have: channels, kernel_shape, strides, dilations, pads, low and high.
 void read_attributes(const ort::Api& api, const ort::KernelInfo* info, hetc_conv2d& call);
 // The sizes of the constants, and the indices; the numbers in `values` are the caller's.
 void read_lists(const Tensor& values, const Tensor& taps, const Tensor& starts, const Tensor& bias, hetc_conv2d& call);
+// The images of a tensor: how many, and their height and width.
+struct Images {
+  int64_t batch, height, width;
+};
+// Throws where a tensor's sizes are not those of images of that layout.
+Images images_of(const Layout& layout, const std::vector<int64_t>& sizes);
+// And the other way; throws where there are none of that size.
+std::vector<int64_t> sizes_of(const Layout& layout, const Images& images);
 // Takes the sizes of the images, in their layout, and computes those of the output: -1 for one that there is not.
 void set_sizes(hetc_conv2d& call, const std::vector<int64_t>& sizes);
-// The sizes of the output in its layout; throws where there is none.
 std::vector<int64_t> output_sizes(const hetc_conv2d& call);
 // Sizes of the smallest images and of no batch, with which a file's mistakes show when it is opened, not when it is run.
 void set_smallest_sizes(hetc_conv2d& call);
@@ -73,7 +89,8 @@ class Plans {
 
 // Runs a call on the runtime's threads.
 struct Parallel {
-  Parallel(const ort::Api& api, const ort::KernelContext* context, hetc_conv2d& call);
+  // Sets a call's fields of these names.
+  Parallel(const ort::Api& api, const ort::KernelContext* context, hetc_parallel& parallel, void*& argument);
   void finish() const { ok(status); }
 
   const ort::Api& api;
@@ -134,6 +151,7 @@ ort::CustomOp operator_of() {
 
 const ort::CustomOp& real_operator();
 const ort::CustomOp& int8_operator();
+const ort::CustomOp& pool_operator();
 
 }  // namespace hetc
 #endif

@@ -51,6 +51,7 @@ HETC_INLINE void save(float* to, Vector<V> value) {
 
 #include "tile.inc"
 #include "reorder.inc"
+#include "pool.inc"
 
 template <int V>
 TileFunction tile_of(int rows, int columns) {
@@ -90,9 +91,23 @@ StoreFunction store(int vector) {
   }
 }
 
+template <int V>
+PoolFunction pool_of(bool average) {
+  return average ? pool_average<V> : pool_largest<V>;
+}
+
+PoolFunction pool(int vector, bool average) {
+  switch (vector) {
+    case 4: return pool_of<4>(average);
+    case 8: return pool_of<8>(average);
+    case 16: return pool_of<16>(average);
+    default: return nullptr;
+  }
+}
+
 int pixels(int vector) { return vector == 4 || vector == 8 || vector == 16 ? pixels_of(vector) : 0; }
 
-constexpr Path kPath = {HETC_NAME(HETC_PATH), kRegisterFloats, pixels, tile, fill, store};
+constexpr Path kPath = {HETC_NAME(HETC_PATH), kRegisterFloats, pixels, tile, fill, store, pool};
 
 }  // namespace
 

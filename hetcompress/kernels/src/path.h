@@ -57,9 +57,24 @@ struct Store {
   bool clamp;
 };
 
+// Pixels of one row of pooled images, for one block of channels.
+struct PoolRow {
+  const float* input;          // first pixel of the window's first row that is in the image
+  ptrdiff_t in_row;            // elements from a row to the next
+  ptrdiff_t rows;              // of the window that are in the image
+  ptrdiff_t width;             // of the image
+  ptrdiff_t kernel, stride, padding;  // columns; on the left
+  float* output;
+  ptrdiff_t out_width;
+  ptrdiff_t counted_rows;      // by an average
+  ptrdiff_t counted_end;       // the column at which those counted end
+  bool count_padding;          // on the left
+};
+
 using TileFunction = void (*)(const Tile&);
 using FillFunction = void (*)(const Fill&);
 using StoreFunction = void (*)(const Store&);
+using PoolFunction = void (*)(const PoolRow&);
 
 struct Path {
   const char* name;
@@ -68,6 +83,7 @@ struct Path {
   TileFunction (*tile)(int vector, int rows, int columns);        // null for a tile that is too large
   FillFunction (*fill)(int vector, bool blocked);
   StoreFunction (*store)(int vector);
+  PoolFunction (*pool)(int vector, bool average);
 };
 
 const Path& avx512_path();

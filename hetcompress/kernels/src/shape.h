@@ -23,6 +23,17 @@ void check_call(const hetc_conv2d& call);
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// How images lie in memory.
+struct Layout {
+  int64_t planes() const { return blocked ? ceil_div(channels, vector) : channels; }
+  int64_t pixel() const { return blocked ? vector : 1; }  // elements
+
+  int64_t channels, vector, blocked;
+};
+
+inline Layout layout_in(const hetc_conv2d& call) { return {call.in_channels, call.vector, call.blocked_in}; }
+inline Layout layout_out(const hetc_conv2d& call) { return {call.out_channels, call.vector, call.blocked_out}; }
+
 // The rows or the columns that a kernel's taps read, the stride taken out.  With stride s, tap t (at t * dilation) of
 // output o reads place o * s + t * dilation = (o + shift) * s + phase.  Places of one phase are neighbours in the
 // scratch, so that an output's neighbour is always the next pixel.
