@@ -158,7 +158,7 @@ def _unwrap(path: Path, loaded: Any, *, prefer_ema: bool) -> dict[str, Tensor]:
             break
         tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
         key = next((key for key in keys if isinstance(loaded.get(key), Mapping | nn.Module)), None)
-        if key is None or len(tensors) > _size(loaded[key]):
+        if key is None or _size(tensors) > _size(loaded[key]):
             if prefer_ema and not averaged and "n_averaged" not in tensors:
                 raise InputError(
                     f"checkpoint {path}", expected="averaged weights under " + ", ".join(EMA_KEYS),
@@ -175,10 +175,12 @@ def _unwrap(path: Path, loaded: Any, *, prefer_ema: bool) -> dict[str, Tensor]:
 
 
 def _size(loaded: Any) -> int:
-    """Count the tensors inside, so that a counter or a best accuracy beside a model is not taken for it."""
+    """Count the numbers in all tensors inside, so that a counter or an accuracy beside a model is not taken for it."""
     if isinstance(loaded, nn.Module):
         loaded = loaded.state_dict()
-    return sum(map(_size, loaded.values())) if isinstance(loaded, Mapping) else int(isinstance(loaded, Tensor))
+    if isinstance(loaded, Mapping):
+        return sum(map(_size, loaded.values()))
+    return loaded.numel() if isinstance(loaded, Tensor) else 0
 
 
 def _contents(loaded: Any) -> str:
