@@ -39,6 +39,9 @@ def exported(folder: Path, seconds: dict[str, float], *options: str) -> dict[str
     found = dict(manifest(folder)["stages"]["export"])
     for file in found["files"]:
         file["path"] = Path(file["path"]).name
+        library = file["details"].get("register_custom_ops_library")
+        if library is not None:
+            file["details"]["register_custom_ops_library"] = Path(library).name
     return found
 
 
