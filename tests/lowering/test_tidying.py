@@ -43,3 +43,24 @@ def test_a_wrong_pass_is_caught(monkeypatch):
     monkeypatch.setattr(tidying, "PASSES", (*PASSES, wrong))
     with pytest.raises(VerificationError, match="channels of the model: expected the same outputs within 1e-09"):
         tidied(nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten()), IMAGES.float())
+
+
+class Rounding(nn.Module):
+    """A net that changes types by itself, so that it cannot run in double precision."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.second = nn.Conv2d(8, 8, 3)
+
+    def forward(self, x):
+        return self.second(self.norm(self.first(x)).relu().float()).mean((2, 3))
+
+
+def test_a_net_that_changes_types_is_tidied_in_single_precision():
+    model = Rounding().eval()
+    model.norm.running_mean.normal_()
+    images = torch.randn(2, 3, 9, 9)
+    tidy = tidied(model, images[:1])
+    assert isinstance(tidy.norm, nn.Identity)
+    assert torch.allclose(tidy(images), model(images), atol=1e-5)
