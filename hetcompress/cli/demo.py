@@ -17,12 +17,10 @@ def demo(
         typer.Option("--out", "-o", metavar="DIR", help="A new folder for the results [a temporary one]."),
     ] = None,
 ) -> None:
-    """Show the whole pipeline offline, in a minute or two, on real handwritten digits."""
+    """Show the whole pipeline offline, in about a minute, on real handwritten digits."""
     from hetcompress.cli import console
 
-    console.note(
-        "the whole pipeline on handwritten digits, a minute or two"
-    )  # before torch takes its seconds to import
+    console.note("the whole pipeline on handwritten digits, about a minute")  # before torch takes its seconds to import
     from hetcompress.checkpointing import InterruptedRunError
     from hetcompress.cli.export import print_export, warn_of
     from hetcompress.cli.report import print_report
