@@ -36,7 +36,7 @@ from hetcompress.manifest import faults
 from hetcompress.models import Architecture, InputSpec
 from hetcompress.models.filling import fill_
 from hetcompress.pruning import pruned_skeleton
-from hetcompress.run_files import CONVERTED, DENSE, MADE, MANIFEST, PRUNED, check_free, is_made, is_ours
+from hetcompress.run_files import CONVERTED, DENSE, MADE, MANIFEST, PRUNED, check_free, is_ours, is_own
 from hetcompress.surgery import named_modules_of
 from hetcompress.tensor_files import write_tensors
 
@@ -320,7 +320,7 @@ class RunFolder:
         for name in MADE:
             folder = self.path / name
             for path in folder.iterdir() if folder.is_dir() else ():
-                if is_made(path):
+                if is_own(path):
                     path.unlink()
             with contextlib.suppress(OSError):
                 folder.rmdir()  # unless something else lies there

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hetcompress.errors import HetCompressError, UsageError
 
-__all__ = ["cannot_write", "sha256_of", "write_atomically", "write_bytes", "write_text"]
+__all__ = ["cannot_write", "is_temporary", "sha256_of", "write_atomically", "write_bytes", "write_text"]
 
 WRONG_NAME = {errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -43,7 +43,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # the suffix stays the same, since some writers choose their format by it
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path), suffix=path.suffix)
         os.close(handle)
         temporary = Path(name)
         write(temporary)
@@ -59,6 +59,16 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.stem}-"
+
+
+def is_temporary(path: Path, name: str) -> bool:
+    """Say whether `path` is what a killed `write_atomically` of a file of this name leaves beside it."""
+    wanted = Path(name)
+    return path.name.startswith(_prefix(wanted)) and path.suffix == wanted.suffix
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:

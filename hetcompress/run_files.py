@@ -5,29 +5,36 @@ from __future__ import annotations
 from pathlib import Path
 
 from hetcompress.errors import UsageError
-from hetcompress.files import cannot_write
+from hetcompress.files import cannot_write, is_temporary
 
-__all__ = ["CONVERTED", "DENSE", "MADE", "MANIFEST", "PRUNED", "check_free", "is_made", "is_ours"]
+__all__ = ["CONVERTED", "DENSE", "MADE", "MANIFEST", "PRUNED", "check_free", "is_ours", "is_own"]
 
 MANIFEST = "run.json"
 DENSE, CONVERTED, PRUNED = "dense.safetensors", "converted.safetensors", "pruned.safetensors"
 OWN = {MANIFEST, DENSE, CONVERTED, PRUNED, "checkpoints", "metrics.jsonl", "plan.json", "report", "export"}
 """Everything that hetcompress writes into a run folder."""
 
-MADE = {"report": ("report.json", "layers.csv"), "export": ("model*.onnx", "model*.pt2", "model*.safetensors")}
+MADE = {
+    "report": ("report.json", "layers.csv"),
+    "export": ("model.onnx", "model.int8.onnx", "model.pt2", "model.safetensors"),
+}
 """Files that can be made anew, by folder."""
 
+WITHIN = {**MADE, "checkpoints": ("last.ckpt",)}
+"""Everything that hetcompress writes into folders of a run folder."""
 
-def is_made(path: Path) -> bool:
-    """Say whether a file of a run folder is one that can be made anew."""
-    return path.is_file() and any(path.match(pattern) for pattern in MADE.get(path.parent.name, ()))
+
+def is_own(path: Path) -> bool:
+    """Say whether hetcompress wrote a file in a folder of a run folder, or a write that was killed left it there."""
+    names = WITHIN.get(path.parent.name, ())
+    return path.is_file() and (path.name in names or any(is_temporary(path, name) for name in names))
 
 
 def _foreign(path: Path) -> list[str]:
     """Return what lies in a run folder that hetcompress did not write, by name within it."""
-    inside = [entry for name in MADE if (path / name).is_dir() for entry in (path / name).iterdir()]
-    entries = [entry for entry in path.iterdir() if entry.name not in OWN]
-    entries += [entry for entry in inside if not is_made(entry)]
+    inside = [entry for name in WITHIN if (path / name).is_dir() for entry in (path / name).iterdir()]
+    entries = [entry for entry in path.iterdir() if not (entry.name in OWN or any(is_temporary(entry, n) for n in OWN))]
+    entries += [entry for entry in inside if not is_own(entry)]
     return sorted(str(entry.relative_to(path)) for entry in entries)
 
 

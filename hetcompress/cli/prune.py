@@ -64,6 +64,7 @@ def prune(
     console.result(f"density {result.density:.4f}, MAC ratio {result.mac_ratio:.3f} (effective)")
     if result.time is not None:
         console.result(str(result.time))
+    # weights that cost as many MACs as the others would give 1 / density
     if density is not None and not evenly and result.mac_ratio < density**-0.5:
         console.say("most of what was pruned costs few MACs; --mac-ratio aims at these")
     console.say("not trained: run `hetcompress finetune --stage fine --data NAME` to recover accuracy")

@@ -10,6 +10,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
+from hetcompress.errors import first_line
 from hetcompress.kernels.pool_module import BlockedPool2d
 from hetcompress.kernels.torch_nodes import changes_in_place, passes_through
 from hetcompress.nn.lowered import Chain, Form
@@ -27,7 +28,7 @@ def foreign_code() -> Iterator[None]:
     try:
         yield
     except Exception as error:  # noqa: BLE001  it may be anything
-        raise UnfitError((str(error).strip().splitlines() or [type(error).__name__])[0]) from None
+        raise UnfitError(first_line(error)) from None
 
 
 class _Tracer(fx.Tracer):

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from hetcompress.models import parse_architecture
+
 SOURCE = """
 import torch
 from torch import nn
@@ -43,9 +45,7 @@ REASONS = {
 
 def test_a_net_of_odd_calls_goes_through_all_commands(hc, tmp_path):
     (tmp_path / "net.py").write_text(SOURCE)
-    scope = {}
-    exec(SOURCE, scope)
-    torch.save(scope["Net"]().state_dict(), tmp_path / "model.pt")
+    torch.save(parse_architecture(f"{tmp_path}/net.py:Net").build().state_dict(), tmp_path / "model.pt")
     arch = ("--arch", "net.py:Net")
     code, out, err = hc("convert", "model.pt", *arch, "--input-size", 3, 12, 12, "--group-out", 8)
     assert code == 0, err
@@ -68,9 +68,7 @@ def test_a_dry_run_tries_the_images(hc, tmp_path):
         "from torch import nn\n\n\ndef flat():\n"
         "    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(144, 2))\n"
     )
-    scope = {}
-    exec((tmp_path / "net.py").read_text(), scope)
-    torch.save(scope["flat"]().state_dict(), tmp_path / "model.pt")
+    torch.save(parse_architecture(f"{tmp_path}/net.py:flat").build().state_dict(), tmp_path / "model.pt")
     command = ("convert", "model.pt", "--arch", "net.py:flat", "--input-size", 3)
     results = [hc(*command, 9, 9, *dry) for dry in ((), ("--dry-run",))]
     assert results[0] == results[1]

@@ -39,15 +39,21 @@ def test_a_file_of_the_user_in_a_run_folder_stays(hc, digits, tmp_path):
     hc("convert", "model.pt", *digits)
     hc("prune", "--density", 0.5)
     assert hc("export", "--safetensors", "--seconds", 0)[0] == 0
-    notes = [tmp_path / "hetrun" / "mine.txt", tmp_path / "hetrun" / "export" / "mine.txt"]
+    run = tmp_path / "hetrun"
+    notes = [run / "mine.txt", run / "export" / "model-mine.onnx", run / "checkpoints" / "best.ckpt"]
     for note in notes:
+        note.parent.mkdir(exist_ok=True)
         note.write_text("mine")
+    (run / "export" / ".model-k1ll3d.onnx").write_text("what a write leaves that is killed")
     code, _, err = hc("convert", "model.pt", *digits, "--force")
     assert code == 2
-    assert "expected a run and nothing else to replace, found export/mine.txt, mine.txt. Fix: move that away" in err
+    assert (
+        "expected a run and nothing else to replace, found checkpoints/best.ckpt, export/model-mine.onnx, mine.txt"
+        in err
+    )
     assert hc("prune", "--density", 0.4)[0] == 0
-    assert [note.read_text() for note in notes] == ["mine", "mine"]
-    assert not (tmp_path / "hetrun" / "export" / "model.safetensors").exists(), "it was of another model"
+    assert [note.read_text() for note in notes] == ["mine"] * 3
+    assert [path.name for path in (run / "export").iterdir()] == ["model-mine.onnx"], "others were of another model"
     for note in notes:
         note.unlink()
     assert hc("convert", "model.pt", *digits, "--force")[0] == 0

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nets import Residual, sparse
 from torch import nn
 from torch.nn import functional as F
 
@@ -30,13 +31,6 @@ from hetcompress.targets import export_model
 pytestmark = pytest.mark.skipif(not available()[0], reason=f"no compiled kernels: {available()[1]}")
 
 MANY = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
-def sparse(channels, filters, size=3, vector=16, padding=None, **options):
-    conv = nn.Conv2d(channels, filters, size, padding=size // 2 if padding is None else padding, **options)
-    with torch.no_grad():
-        conv.weight[:, torch.rand(conv.weight.shape[1]) < 0.4] = 0
-    return VectorBlockConv2d.from_pruned(conv, vector)
 
 
 def close(found, expected):
@@ -64,25 +58,6 @@ def pools(model):
     """Return the layouts that pools and reorders of ours read and write."""
     found = [m.pooling for m in model.modules() if isinstance(m, BlockedPool2d)]
     return [(p.layout_in, p.layout_out, max(p.kernel_size)) for p in found]
-
-
-class Residual(nn.Module):
-    """A stem of another operator, two blocks with additions, a head."""
-
-    def __init__(self, stem=32, vector=16, act=F.relu):
-        super().__init__()
-        self.stem = nn.Conv2d(3, stem, 3, padding=1)
-        self.a, self.b = sparse(stem, 48, vector=vector), sparse(48, stem, vector=vector)
-        self.c, self.d = sparse(stem, 64, stride=2, vector=vector), sparse(64, 64, vector=vector)
-        self.short = sparse(stem, 64, 1, stride=2, vector=vector)
-        self.head = nn.Linear(64, 5)
-        self.act = act
-
-    def forward(self, x):
-        x = self.act(self.stem(x))
-        x = self.act(x + self.b(self.act(self.a(x))))
-        x = self.act(self.d(self.act(self.c(x))) + self.short(x))
-        return self.head(x.mean((2, 3)))
 
 
 @pytest.mark.parametrize("stem", [32, 20])

@@ -38,11 +38,7 @@ class Int8Run {
     slot_floats_ = ceil_div(bytes, kCacheLine) * kCacheLine / 4;
     const Scratch scratch(slot_floats_ * static_cast<int64_t>(slots));
     scratch_ = scratch.get();
-    if (conv_.parallel) {
-      conv_.parallel(conv_.context, body, this, slots);
-    } else {
-      run_on_threads(slots, body, this);
-    }
+    run_slots(conv_.parallel, conv_.context, slots, body, this);
   }
 
  private:

@@ -45,11 +45,7 @@ class PoolRun {
     const auto slots = static_cast<size_t>(std::min(call_.threads, tasks_));
     const Scratch scratch((in_floats_ + out_floats_) * static_cast<int64_t>(slots));
     scratch_ = scratch.get();
-    if (call_.parallel) {
-      call_.parallel(call_.context, body, this, slots);
-    } else {
-      run_on_threads(slots, body, this);
-    }
+    run_slots(call_.parallel, call_.context, slots, body, this);
   }
 
  private:

@@ -67,11 +67,7 @@ class Run {
     slot_floats_ = strip_floats_ + band_floats_;
     const Scratch scratch(slot_floats_ * static_cast<int64_t>(slots));
     scratch_ = scratch.get();
-    if (call_.parallel) {
-      call_.parallel(call_.context, body, this, slots);
-    } else {
-      run_on_threads(slots, body, this);
-    }
+    run_slots(call_.parallel, call_.context, slots, body, this);
   }
 
  private:
