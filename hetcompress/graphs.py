@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hetcompress import kernels
 from hetcompress.errors import HetCompressError, InputError, first_line
+from hetcompress.memory import frugal
 from hetcompress.version import __version__
 
 if TYPE_CHECKING:
@@ -154,15 +155,19 @@ def _onnx_program(model: nn.Module, example: Tensor) -> torch.onnx.ONNXProgram:
     return exported
 
 
+@frugal()
 def _serialized(program: torch.onnx.ONNXProgram, forms: Placed) -> bytes:
     import onnx
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     from hetcompress.kernels.fusion import fuse
     from hetcompress.onnx_forms import put_in_place
+    from hetcompress.onnx_writing import serialised_
 
     ClearMetadataAndDocStringPass()(program.model)
     proto = program.model_proto
+    for value in program.model.graph.initializers.values():
+        value.const_value = None  # the exporter's rewrite rules keep the last graph, and with it the model's weights
     graph = proto.graph
     graph.ClearField("value_info")
     for value in (*graph.input, *graph.output, *graph.initializer):
@@ -173,8 +178,7 @@ def _serialized(program: torch.onnx.ONNXProgram, forms: Placed) -> bytes:
     graph.ClearField("value_info")
     onnx.helper.set_model_props(proto, {"hetcompress": __version__})
     _check(proto)
-    data: bytes = proto.SerializeToString()
-    return data
+    return serialised_(proto)
 
 
 def _check(model: onnx.ModelProto) -> None:

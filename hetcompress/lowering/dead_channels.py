@@ -17,21 +17,21 @@ from torch import Tensor, nn
 
 from hetcompress.lowering.flow import Flow, Lane
 from hetcompress.lowering.pieces import BLOCK, aligned
-from hetcompress.lowering.rewiring import kernels_of, rewired
+from hetcompress.lowering.rewiring import kernels_of, rewire_
 from hetcompress.nn import HetConv2d
 
-__all__ = ["remove_dead_channels", "spread_"]
+__all__ = ["remove_dead_channels_", "spread_"]
 
 
-def remove_dead_channels(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> nn.Module:
-    """Return a copy without the channels that nothing reads; it computes the same function.
+def remove_dead_channels_(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> None:
+    """Remove the channels that nothing reads; the function stays the same.
 
     Args:
-        model: In eval mode.
+        model: In eval mode; changed in place.
         example_input: Images for one run.
     """
     flow = Flow.of(model, example_input)
-    return rewired(model, flow, [kept.nonzero().flatten() for kept in _kept(model, flow)])
+    rewire_(model, flow, [kept.nonzero().flatten() for kept in _kept(model, flow)])
 
 
 def spread_(values: Sequence[Tensor], ties: Iterable[list[Lane]], join: Callable[[Tensor, Tensor], Tensor]) -> None:
