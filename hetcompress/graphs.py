@@ -6,6 +6,7 @@ The dense original and the compact model go through the very same code, so that 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -41,11 +42,11 @@ LARGEST_ONNX = 2**31 - 2**24
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the warnings and log lines of libraries; errors stay exceptions."""
+    """Silence the warnings, log lines and prints of libraries; errors stay exceptions."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
