@@ -3,7 +3,6 @@
 import threading
 
 import pytest
-import torch
 
 from hetcompress.kernels import recycling
 from hetcompress.kernels.recycling import LARGE, new_output
