@@ -121,6 +121,12 @@ def timed(
         yield name, found
 
 
+def write(path: Path, found: dict[str, Any]) -> None:
+    """Write the results, a row a line."""
+    rows = ",\n".join(json.dumps(row) for row in found["rows"])
+    path.write_text(f'{{"machine": {json.dumps(found["machine"])},\n"rows": [\n{rows}\n]}}\n')
+
+
 def main() -> None:
     """Measure what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -149,7 +155,7 @@ def main() -> None:
             assert compared is not None
             rows = dict(timed(compared, str(key["runtime"]), int(key["batch"]), int(key["threads"]), options.seconds))
             found["rows"].append({"key": key, "models": rows})
-            options.out.write_text(json.dumps(found, indent=1) + "\n")
+            write(options.out, found)
             print(key, {model: (row["time_ratio"], row["realised"]) for model, row in rows.items()}, flush=True)
 
 
