@@ -28,10 +28,10 @@ struct TileSize {
 };
 
 // What a tile costs besides one operation for each pixel and kept vector, in such operations; measured.
-constexpr double kVectorCost = 3;   // of each vector: its weights, its address, the loop
-constexpr double kRowCost = 0.25;   // of each vector and row: an address
-constexpr double kLineCost = 12;    // of each cache line of the input
-constexpr double kFewest = 8;       // pixels: a shorter chain of additions has to wait
+constexpr double kVectorCost = 3;  // of each vector: its weights, its address, the loop
+constexpr double kRowCost = 0.25;  // of each vector and row: an address
+constexpr double kLineCost = 12;   // of each cache line of the input
+constexpr double kFewest = 8;      // pixels: a shorter chain of additions has to wait
 
 class Run {
  public:
@@ -170,7 +170,8 @@ class Run {
     // few weights: they stay cached, and a tile's input is read by one block after the other while it is; many: a
     // block's weights are used for the whole strip before the next block's come
     step_ = weights * vector_ * 4 <= kCachedWeights ? most_blocks : 1;
-    size_ = best_tile(static_cast<double>(call_.vectors) * static_cast<double>(step_) / static_cast<double>(call_.blocks));
+    const double average = static_cast<double>(call_.vectors) / static_cast<double>(call_.blocks);
+    size_ = best_tile(average * static_cast<double>(step_));
     if (call_.blocked_out) return;
     band_ = size_.rows * call_.out_width * vector_;
     step_ = std::clamp<int64_t>(kBandFloats / band_, 1, step_);
@@ -180,7 +181,7 @@ class Run {
   // The tile with which a strip takes the least time, where so many vectors run over it before the next one.
   TileSize best_tile(double vectors) const {
     const int64_t rows = strips_.out_rows * strips_.images, columns = call_.out_width;
-    const double lines = static_cast<double>(strips_.channel_block / strips_.plane * strips_.channel_blocks);  // of a pixel
+    const double lines = static_cast<double>(strips_.image / strips_.plane);  // of a pixel
     TileSize best = {1, 1};
     double least = std::numeric_limits<double>::infinity();
     for (int r = 1; r <= kMaxRows && r <= rows && r <= path_.pixels(vector_); ++r) {
@@ -189,7 +190,8 @@ class Run {
       const double tiles = static_cast<double>(ceil_div(rows, r)) * static_cast<double>(across);
       const double pixels = static_cast<double>(rows) * static_cast<double>(columns) / tiles;
       const double read = lines * static_cast<double>((r + strips_.row_axis.reach) * (c + strips_.column_axis.reach));
-      const double cost = tiles * (std::max(pixels, kFewest) + kVectorCost + kRowCost * r + kLineCost * read / std::max(vectors, 1.0));
+      const double of_vector = std::max(pixels, kFewest) + kVectorCost + kRowCost * r;
+      const double cost = tiles * (of_vector * vectors + kLineCost * read);
       if (cost < least) least = cost, best = {r, static_cast<int>(c)};
     }
     return best;
