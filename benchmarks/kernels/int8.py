@@ -86,7 +86,7 @@ def rows(layer, batch, seconds):
         inner = pruned.with_geometry(layout_in=1, layout_out=1)
         inputs = blocked(real, VECTOR)
         result = inner.geometry.output_shape(inputs.shape, VECTOR)
-        runners["fp32", density] = bound(alone(inner, inputs.shape, result), inputs.numpy())
+        runners["fp32", density] = bound(alone(inner, inputs.shape, result, 1), inputs.numpy())
         runners["int8", density] = bound(ours(pruned, tuple(images.shape)), images.numpy())
     times = {name: statistics.median(samples) for name, samples in measure(runners, seconds=seconds).items()}
     macs = conv.weight.numel() * output[2] * output[3] * batch

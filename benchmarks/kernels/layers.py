@@ -1,15 +1,20 @@
-"""Single layers: the vector-block kernel against the dense convolutions of onnxruntime and torch, one thread.
+"""Single layers: the vector-block kernel against the dense convolutions of onnxruntime and torch.
 
-    taskset -c 0 python benchmarks/kernels/layers.py
+    python benchmarks/kernels/layers.py [--out FILE] [--layers N] [--batches 1 16] [--threads 1 2]
 
-For each layer, density and batch all runners are timed in turns.  Ours runs in onnxruntime, with planar images in and
-out and with blocked ones; outputs are bound beforehand for all onnxruntime sessions.  `speed` is the time of
-onnxruntime's dense layer over ours; `gflops` counts the kept weights only; `peak` is what one core multiplies and adds
-in registers, measured in the same run.
+For each layer, batch and number of threads all runners are timed in turns.  Ours runs in onnxruntime, with planar
+images in and out and with blocked ones; outputs are bound beforehand for all onnxruntime sessions.  `channels` is a
+dense layer in onnxruntime with fewer channels on both sides, in multiples of 16: what channel pruning leaves at that
+density.  `speed` is the time of onnxruntime's dense layer over that of the row; `gflops` counts the weights that are
+multiplied; `peak` is what so many cores multiply and add in registers, measured in the same run.  Rows are written as
+they are made; a second call goes on where the first stopped.
 """
 
 import argparse
+import dataclasses
+import itertools
 import json
+import math
 import statistics
 import subprocess
 import tempfile
@@ -20,16 +25,45 @@ from torch import nn
 
 from hetcompress.graphs import ONNX_OPSET, onnx_bytes, ort_session
 from hetcompress.kernels import VectorBlockConv2d, available, blocked, pack, unpack
-from hetcompress.latency import measure
+from hetcompress.latency import measure, torch_threads
 from hetcompress.machine import machine
 from hetcompress.onnx_forms import LayerNodes, own_operators
 
 HERE = Path(__file__).parent
-LAYERS = [
-    *((channels, size, 3) for channels, size in ((64, 32), (128, 16), (256, 8), (512, 4))),
-    *((channels, size, 3) for channels, size in ((64, 56), (128, 28), (256, 14), (512, 7))),
-    *((channels, size, 1) for channels, size in ((64, 56), (256, 14), (512, 7))),
-]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A convolution that keeps the size of its images, or halves it."""
+
+    channels: int
+    filters: int
+    size: int
+    kernel: int = 3
+    stride: int = 1
+
+    def __str__(self):
+        stride = f"/{self.stride}" if self.stride > 1 else ""
+        return f"{self.channels}-{self.filters}@{self.size} {self.kernel}x{self.kernel}{stride}"
+
+    def conv(self, share=1.0):
+        """Return it with this share of its weights, in whole channels."""
+        inside, out = (max(16, round(number * math.sqrt(share) / 16) * 16) for number in (self.channels, self.filters))
+        return nn.Conv2d(inside, out, self.kernel, self.stride, self.kernel // 2).eval()
+
+    @property
+    def pixels(self):
+        return (self.size // self.stride) ** 2
+
+
+VGG_32 = [Layer(64, 64, 32), Layer(128, 128, 16), Layer(256, 256, 8), Layer(512, 512, 4), Layer(512, 512, 2)]
+VGG_224 = [Layer(64, 64, 224), Layer(128, 128, 112), Layer(256, 256, 56), Layer(512, 512, 28), Layer(512, 512, 14)]
+RESNET_34 = [Layer(64, 64, 56), Layer(128, 128, 28), Layer(256, 256, 14), Layer(512, 512, 7), Layer(128, 256, 28, 3, 2)]
+RESNET_50 = [
+    Layer(64, 256, 56, 1), Layer(256, 64, 56, 1), Layer(512, 128, 28, 1), Layer(1024, 256, 14, 1),
+    Layer(2048, 512, 7, 1), Layer(512, 1024, 28, 1, 2),
+]  # fmt: skip
+LAYERS = {str(layer): layer for layer in (*VGG_32, *RESNET_34, *RESNET_50, *VGG_224)}
 DENSITIES = (1.0, 0.5, 0.25, 0.15, 0.1, 0.05)
 VECTOR = 16
 
@@ -71,7 +105,7 @@ def kept(conv, density, generator):
     return VectorBlockConv2d.from_pruned(copy, VECTOR).eval()
 
 
-def alone(form, images, output):
+def alone(form, images, output, threads):
     """Return a session of one of our layers, in the layouts that it has."""
     import onnx
 
@@ -84,67 +118,88 @@ def alone(form, images, output):
     ]
     graph = onnx.helper.make_graph(layer.nodes, "layer", values[:1], values[1:], layer.initializers)
     opsets = [onnx.helper.make_opsetid("", ONNX_OPSET), *own_operators(layer.nodes)]
-    return ort_session(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString(), 1)
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    return ort_session(model.SerializeToString(), threads)
 
 
-def sessions(channels, size, kernel, densities):
-    conv = nn.Conv2d(channels, channels, kernel, padding=kernel // 2).eval()
-    generator = torch.Generator().manual_seed(0)
-    planar_shape, blocked_shape = (1, channels, size, size), (1, channels // VECTOR, size, size, VECTOR)
-    made = {("dense", 1.0): (ort_session(onnx_bytes(conv, torch.zeros(planar_shape)), 1), False)}
-    executed = {}
-    for density in densities:
+def dense(conv, images, threads):
+    """Return a runner of a dense layer in onnxruntime."""
+    return bound(ort_session(onnx_bytes(conv, images), threads), images.numpy())
+
+
+def prepared(layer, batch, threads):
+    """Return the runners of a layer by form and density, and the weights that each multiplies."""
+    conv, generator = layer.conv(), torch.Generator().manual_seed(0)
+    images = torch.randn(batch, layer.channels, layer.size, layer.size, generator=generator)
+    outputs = torch.empty(1, layer.filters, layer.size // layer.stride, layer.size // layer.stride)
+    runners = {("dense", 1.0): dense(conv, images, threads), ("torch", 1.0): in_torch(conv, images)}
+    weights = dict.fromkeys(runners, conv.weight.numel())
+    for density in DENSITIES:
         ours = kept(conv, density, generator)
         inner = ours.with_geometry(layout_in=1, layout_out=1)
-        executed[density] = ours.executed_weights
-        made["planar", density] = (alone(ours, planar_shape, planar_shape), False)
-        made["blocked", density] = (alone(inner, blocked_shape, blocked_shape), True)
-    return conv, made, executed
+        for form, module, change in (("planar", ours, lambda x: x), ("blocked", inner, lambda x: blocked(x, VECTOR))):
+            changed = change(images)
+            session = alone(module, changed.shape, change(outputs).shape, threads)
+            runners[form, density] = bound(session, changed.numpy())
+            weights[form, density] = ours.executed_weights
+        if density < 1:
+            narrow = layer.conv(density)
+            narrow_images = images[:, : narrow.in_channels].contiguous()
+            runners["channels", density] = dense(narrow, narrow_images, threads)
+            weights["channels", density] = narrow.weight.numel()
+    return runners, weights
 
 
-def rows(layer, prepared, batch, seconds, peak):
-    channels, size, kernel = layer
-    conv, made, executed = prepared
-    images = torch.randn(batch, channels, size, size)
-    inputs = (images.numpy(), blocked(images, VECTOR).numpy())
-    runners = {name: bound(session, inputs[is_blocked]) for name, (session, is_blocked) in made.items()}
-    runners["torch", 1.0] = in_torch(conv, images)
-    times = {name: statistics.median(samples) for name, samples in measure(runners, seconds=seconds).items()}
-    for (form, density), milliseconds in times.items():
-        weights = executed.get(density, conv.weight.numel()) if form in ("planar", "blocked") else conv.weight.numel()
-        gflops = 2e-6 * weights * size * size * batch / milliseconds
-        yield {
-            "layer": f"{channels}@{size}x{size} {kernel}x{kernel}", "batch": batch, "form": form, "density": density,
-            "ms": round(milliseconds, 4), "gflops": round(gflops, 1), "of_peak": round(gflops / peak, 3),
+def rows(layer, batch, threads, seconds, peak):
+    """Return what was measured for one layer."""
+    with torch_threads(threads):
+        runners, weights = prepared(layer, batch, threads)
+        measured = measure(runners, seconds=seconds, min_rounds=5)
+    times = {name: statistics.median(samples) for name, samples in measured.items()}
+    rates = {name: 2e-6 * weights[name] * layer.pixels * batch / times[name] for name in times}
+    return [
+        {
+            "layer": str(layer), "batch": batch, "threads": threads, "form": form, "density": density,
+            "ms": round(milliseconds, 4), "gflops": round(rates[form, density], 1),
+            "of_peak": round(rates[form, density] / peak / threads, 3),
+            "mac_ratio": round(weights["dense", 1.0] / weights[form, density], 2),
             "speed": round(times["dense", 1.0] / milliseconds, 2),
-            "of_own_dense": round(gflops / (2e-6 * conv.weight.numel() * size * size * batch / times[form, 1.0]), 3),
-        }  # fmt: skip
+            **({"of_own_dense": round(rates[form, density] / rates[form, 1.0], 3)} if (form, 1.0) in rates else {}),
+        }
+        for (form, density), milliseconds in times.items()
+    ]  # fmt: skip
+
+
+def write(path, found):
+    """Write the results, a row a line."""
+    head = json.dumps({name: value for name, value in found.items() if name != "rows"}, indent=1)[:-2]
+    lines = ",\n".join(json.dumps(row) for row in found["rows"])
+    path.write_text(f'{head},\n "rows": [\n{lines}\n ]\n}}\n')
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=HERE / "layers.json")
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each layer and batch")
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each layer, batch and number of threads")
+    parser.add_argument("--layers", nargs="+", default=list(LAYERS), choices=list(LAYERS), metavar="LAYER")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    peak, table = measured_peak(), []
-    for layer in LAYERS:
-        prepared = sessions(*layer, DENSITIES)
-        for batch in options.batches:
-            found = list(rows(layer, prepared, batch, options.seconds, peak))
-            table += found
-            for row in found:
-                if row["density"] in (1.0, 0.15, 0.05):
-                    print(json.dumps(row), flush=True)
-    result = {
-        "machine": machine().to_json(),
-        "path": available()[1],
-        "threads": 1,
-        "peak_gflops": peak,
-        "rows": table,
-    }
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    peak = measured_peak()
+    found = json.loads(options.out.read_text()) if options.out.exists() else {"rows": []}
+    found |= {"machine": machine().to_json(), "path": available()[1], "peak_gflops": peak}
+    done = {(row["layer"], row["batch"], row["threads"]) for row in found["rows"]}
+    for threads, batch, name in itertools.product(options.threads, options.batches, options.layers):
+        if (name, batch, threads) in done:
+            continue
+        found["rows"] += rows(LAYERS[name], batch, threads, options.seconds, peak)
+        write(options.out, found)
+        speeds = {
+            row["density"]: (row["speed"], row["of_own_dense"])
+            for row in found["rows"][-17:]
+            if row["form"] == "blocked"
+        }
+        print(name, "batch", batch, "threads", threads, speeds, flush=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from hetcompress.kernels import library
 from hetcompress.kernels.library import Geometry
+from hetcompress.kernels.recycling import new_output
 
 __all__ = ["Plan", "planned_run"]
 
@@ -54,7 +55,7 @@ class Plan:
 
     def run(self, images: Tensor, values: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         """Convolve contiguous float32 tensors of the planned sizes."""
-        output = images.new_empty(self.shape)
+        output = new_output(self.shape)
         code = self._run(
             self._plan, images.data_ptr(), values.data_ptr(), None if bias is None else bias.data_ptr(),
             None if residual is None else residual.data_ptr(), output.data_ptr(),

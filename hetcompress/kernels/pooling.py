@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hetcompress.errors import UsageError
 from hetcompress.kernels.library import VECTORS, call_library
+from hetcompress.kernels.recycling import new_output
 
 __all__ = ["LARGEST_KERNEL", "POOL_OPERATOR", "Pooling", "pool", "pool_attributes"]
 
@@ -148,7 +149,7 @@ def pool(
     if images.shape != p.shape(images.shape[0], height, width, of_output=False):
         raise UsageError("pooling", expected=f"images of {p.channels} channels", found=f"shape {tuple(images.shape)}")
     size = p.output_size(height, width)
-    output = images.new_empty([max(n, 0) for n in p.shape(images.shape[0], *size, of_output=True)])
+    output = new_output([max(n, 0) for n in p.shape(images.shape[0], *size, of_output=True)])
     held = images.contiguous()
     call = _PoolCall(
         ctypes.sizeof(_PoolCall), p.vector, images.shape[0], p.channels, height, width, *size, p.kernel_size,

@@ -20,6 +20,7 @@ from hetcompress.kernels.pool_module import BlockedPool2d
 from hetcompress.kernels.pooling import Pooling
 from hetcompress.kernels.torch_nodes import is_elementwise, is_sum, limits_of
 from hetcompress.kernels.torch_pools import pooling_of
+from hetcompress.kernels.torch_stems import stems
 from hetcompress.kernels.torch_tracing import UnfitError, foreign_code, shape_of, traced
 
 __all__ = ["Fused", "fuse_torch"]
@@ -33,7 +34,7 @@ class Fused:
     """A model for torch alone.
 
     Attributes:
-        model: Computes what the original does, and shares its weights.
+        model: Computes what the original does, and shares its weights, except those of `torch_stems`.
         note: Why it is the original itself; empty if it is not, or has none of our layers.
     """
 
@@ -89,10 +90,11 @@ class _Fusion:
 
     def run(self) -> None:
         """Fuse what follows our layers, then choose layouts."""
-        for node in list(self.graph.nodes):
-            follower: fx.Node | None = node
-            while follower is not None:
-                follower = self._follow(follower)
+        self._follow_all()
+        for name, layer in stems(self.graph, self.modules).items():
+            self.model.set_submodule(name, layer)
+            self.modules[name] = layer
+        self._follow_all()
         self._choose_layouts()
         self._replace_layers()
         self.graph.lint()
@@ -103,6 +105,12 @@ class _Fusion:
         """Return the layer of a node, unless limits or layouts were set by hand."""
         layer = self.modules.get(str(node.target)) if node.op == "call_module" and len(node.args) == 1 else None
         return layer if isinstance(layer, VectorBlockConv2d) and layer.is_plain else None
+
+    def _follow_all(self) -> None:
+        for node in list(self.graph.nodes):
+            follower: fx.Node | None = node
+            while follower is not None:
+                follower = self._follow(follower)
 
     def _follow(self, node: fx.Node) -> fx.Node | None:
         """Take the only reader of one of our layers into it, if that can be; return the node that does both."""

@@ -14,12 +14,16 @@ def sparse(channels, filters, size=3, vector=16, padding=None, **options):
     return VectorBlockConv2d.from_pruned(conv, vector)
 
 
+class Foreign(nn.Conv2d):
+    """A convolution that no pass knows."""
+
+
 class Residual(nn.Module):
     """A stem of another operator, two blocks with additions, a head."""
 
     def __init__(self, stem=32, vector=16, act=F.relu):
         super().__init__()
-        self.stem = nn.Conv2d(3, stem, 3, padding=1)
+        self.stem = Foreign(3, stem, 3, padding=1)
         self.a, self.b = sparse(stem, 48, vector=vector), sparse(48, stem, vector=vector)
         self.c, self.d = sparse(stem, 64, stride=2, vector=vector), sparse(64, 64, vector=vector)
         self.short = sparse(stem, 64, 1, stride=2, vector=vector)

@@ -1,6 +1,9 @@
 """The compiled kernel against torch's convolution of the masked weights."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,7 +12,7 @@ from hypothesis import strategies as st
 from kernels.cases import Case, cases, masked
 
 from hetcompress.errors import UsageError
-from hetcompress.kernels import Geometry, blocked, paths, run
+from hetcompress.kernels import Geometry, best_path, blocked, library_path, paths, run
 
 pytestmark = pytest.mark.usefixtures("library")
 
@@ -31,6 +34,15 @@ def test_equals_torch(path, case, threads):
     if path not in paths():
         pytest.skip(f"this processor does not run {path}")
     assert_right(case, path=path, threads=threads)
+
+
+@pytest.mark.parametrize("named", ["portable", "avx1024", None])
+def test_the_environment_names_the_instruction_set(named):
+    best = f"ctypes.CDLL({str(library_path())!r}).hetc_best_path"
+    code = f"import ctypes; best = {best}; best.restype = ctypes.c_char_p; print(best())"
+    environment = os.environ | ({"HETCOMPRESS_KERNEL_PATH": named} if named else {})
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == repr((named if named == "portable" else best_path()).encode())
 
 
 def case_of(shape, filters, geometry, density=0.3, vector=16):

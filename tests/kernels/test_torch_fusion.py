@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nets import Residual, sparse
+from nets import Foreign, Residual, sparse
 from torch import nn
 from torch.nn import functional as F
 
@@ -188,6 +188,29 @@ def test_the_original_is_left_alone_and_shares_its_weights():
     assert result.a.values is model.a.values
 
 
+def test_the_first_convolution_is_ours_where_it_leads_to_ours():
+    stem = nn.Conv2d(3, 20, 3, 2, 1)
+    model = fused(nn.Sequential(stem, nn.ReLU(), nn.MaxPool2d(2), sparse(20, 16)))
+    first, second = layers(model)
+    assert (first.layout_in, first.layout_out, first.low) == (0, 1, 0.0)
+    assert second.layout_in
+    assert pools(model) == [(1, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Conv2d(3, 32, 3), nn.Softmax(1), sparse(32, 16)),
+        nn.Sequential(nn.Conv2d(3, 32, 3, padding_mode="circular", padding=1), sparse(32, 16)),
+        nn.Sequential(sparse(3, 32), nn.Conv2d(32, 32, 3), sparse(32, 16)),
+        nn.Sequential(sparse(3, 3), nn.Conv2d(3, 8, 3)),
+    ],
+)
+def test_other_convolutions_stay(model):
+    kept = [type(module) for module in fused(model).modules()].count(nn.Conv2d)
+    assert kept == 1
+
+
 def test_a_layer_that_runs_twice():
     class Twice(nn.Module):
         def __init__(self):
@@ -260,7 +283,7 @@ def test_a_pool_at_the_end_writes_planar_images():
 @pytest.mark.parametrize("foreign", [False, True])
 def test_pools_are_ours(pool, foreign):
     """Also behind another operator."""
-    first = nn.Conv2d(3, 20, 3) if foreign else sparse(3, 20)
+    first = Foreign(3, 20, 3) if foreign else sparse(3, 20)
     model = fused(nn.Sequential(first, nn.ReLU(), pool, sparse(20, 16)), size=11)
     assert type(pool) not in map(type, model.modules())
     assert [ends[:2] for ends in pools(model)] == [(0 if foreign else 1, 1)]

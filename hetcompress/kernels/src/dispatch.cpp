@@ -22,9 +22,7 @@ bool wanted(const Any& path, const char* name) {
   return !name || !std::strcmp(name, path.name);
 }
 
-}  // namespace
-
-const Path* find_path(const char* name) {
+const Path* best_path(const char* name) {
 #if defined(__x86_64__)
   if (has_avx512() && wanted(avx512_path(), name)) return &avx512_path();
   if (has_avx2() && wanted(avx2_path(), name)) return &avx2_path();
@@ -32,12 +30,30 @@ const Path* find_path(const char* name) {
   return wanted(portable_path(), name) ? &portable_path() : nullptr;
 }
 
-const Int8Path* find_int8_path(const char* name) {
+const Int8Path* best_int8_path(const char* name) {
 #if defined(__x86_64__)
   if (has_vnni() && wanted(avx512vnni_int8_path(), name)) return &avx512vnni_int8_path();
   if (has_avx2() && wanted(avx2_int8_path(), name)) return &avx2_int8_path();
 #endif
   return wanted(portable_int8_path(), name) ? &portable_int8_path() : nullptr;
+}
+
+// The path that the environment names in place of the best, to see on one machine how another will do; null for none.
+const char* named_path() {
+  static const char* const name = std::getenv("HETCOMPRESS_KERNEL_PATH");
+  return name;
+}
+
+}  // namespace
+
+const Path* find_path(const char* name) {
+  const Path* const named = name || !named_path() ? nullptr : best_path(named_path());
+  return named ? named : best_path(name);
+}
+
+const Int8Path* find_int8_path(const char* name) {
+  const Int8Path* const named = name || !named_path() ? nullptr : best_int8_path(named_path());
+  return named ? named : best_int8_path(name);
 }
 
 }  // namespace hetc

@@ -27,21 +27,11 @@ struct TileSize {
   int rows, columns;
 };
 
-// The tile with which `rows` x `columns` pixels take the fewest instructions for each kept vector.
-TileSize best_tile(const Path& path, int vector, int64_t rows, int64_t columns) {
-  TileSize best = {1, 1};
-  double least = std::numeric_limits<double>::infinity();
-  for (int r = 1; r <= kMaxRows && r <= rows && r <= path.pixels(vector); ++r) {
-    // as few tiles across as can be, and those of one width
-    const int64_t across = ceil_div(columns, path.pixels(vector) / r), c = ceil_div(columns, across);
-    const double tiles = static_cast<double>(ceil_div(rows, r)) * static_cast<double>(across);
-    const double pixels = static_cast<double>(rows) * static_cast<double>(columns) / tiles;
-    // two loads and the loop besides one operation for each pixel; a short chain of additions has to wait
-    const double cost = tiles * (std::max(pixels, 8.0) + 3 + 0.5 * r);
-    if (cost < least) least = cost, best = {r, static_cast<int>(c)};
-  }
-  return best;
-}
+// What a tile costs besides one operation for each pixel and kept vector, in such operations; measured.
+constexpr double kVectorCost = 3;  // of each vector: its weights, its address, the loop
+constexpr double kRowCost = 0.25;  // of each vector and row: an address
+constexpr double kLineCost = 12;   // of each cache line of the input
+constexpr double kFewest = 8;      // pixels: a shorter chain of additions has to wait
 
 class Run {
  public:
@@ -169,10 +159,8 @@ class Run {
     }
   }
 
-  // The largest tiles that waste little, and how many blocks a band of them runs before its results are stored.
+  // The tiles, and how many blocks a band of them runs before its results are stored.
   void size_tiles() {
-    const int64_t rows = strips_.out_rows * strips_.images;
-    size_ = best_tile(path_, vector_, rows, call_.out_width);
     int64_t weights = 0;  // of the heaviest task
     int64_t most_blocks = 1;
     for (size_t range = 0; range + 1 < bounds_.size(); ++range) {
@@ -182,10 +170,31 @@ class Run {
     // few weights: they stay cached, and a tile's input is read by one block after the other while it is; many: a
     // block's weights are used for the whole strip before the next block's come
     step_ = weights * vector_ * 4 <= kCachedWeights ? most_blocks : 1;
+    const double average = static_cast<double>(call_.vectors) / static_cast<double>(call_.blocks);
+    size_ = best_tile(average * static_cast<double>(step_));
     if (call_.blocked_out) return;
     band_ = size_.rows * call_.out_width * vector_;
     step_ = std::clamp<int64_t>(kBandFloats / band_, 1, step_);
     band_floats_ = band_ * step_;
+  }
+
+  // The tile with which a strip takes the least time, where so many vectors run over it before the next one.
+  TileSize best_tile(double vectors) const {
+    const int64_t rows = strips_.out_rows * strips_.images, columns = call_.out_width;
+    const double lines = static_cast<double>(strips_.image / strips_.plane);  // of a pixel
+    TileSize best = {1, 1};
+    double least = std::numeric_limits<double>::infinity();
+    for (int r = 1; r <= kMaxRows && r <= rows && r <= path_.pixels(vector_); ++r) {
+      // as few tiles across as can be, and those of one width
+      const int64_t across = ceil_div(columns, path_.pixels(vector_) / r), c = ceil_div(columns, across);
+      const double tiles = static_cast<double>(ceil_div(rows, r)) * static_cast<double>(across);
+      const double pixels = static_cast<double>(rows) * static_cast<double>(columns) / tiles;
+      const double read = lines * static_cast<double>((r + strips_.row_axis.reach) * (c + strips_.column_axis.reach));
+      const double of_vector = std::max(pixels, kFewest) + kVectorCost + kRowCost * r;
+      const double cost = tiles * (of_vector * vectors + kLineCost * read);
+      if (cost < least) least = cost, best = {r, static_cast<int>(c)};
+    }
+    return best;
   }
 
   void convolve(const Strip& strip, const float* input, float* band, int64_t first_block, int64_t last_block) const {

@@ -1,0 +1,61 @@
+"""Memory of large outputs: used again when the last tensor is gone, and not before."""
+
+import threading
+
+import pytest
+
+from hetcompress.kernels import recycling
+from hetcompress.kernels.recycling import LARGE, new_output
+
+
+@pytest.fixture(autouse=True)
+def nothing_waits(monkeypatch):
+    monkeypatch.setattr(recycling, "_BLOCKS", recycling._Blocks())
+
+
+def test_memory_of_what_is_gone_is_used_again():
+    first = new_output((LARGE, 2))
+    place = first.data_ptr()
+    del first
+    assert new_output((2, LARGE)).data_ptr() == place
+    assert new_output((3, LARGE)).data_ptr() != place, "of that size alone"
+
+
+def test_memory_that_any_tensor_sees_is_left_alone():
+    first = new_output((LARGE,)).fill_(1)
+    view = first[10:20].detach()
+    place = first.data_ptr()
+    del first
+    other = new_output((LARGE,)).fill_(2)
+    assert other.data_ptr() != place
+    assert view.eq(1).all()
+
+
+def test_small_outputs_are_ordinary_tensors():
+    output = new_output((2, 3))
+    assert output.shape == (2, 3)
+    assert output.untyped_storage().resizable()
+
+
+def test_little_memory_is_kept(monkeypatch):
+    monkeypatch.setattr(recycling, "KEPT", LARGE)
+    outputs = [new_output((LARGE,)) for _ in range(3)]
+    outputs.clear()
+    assert recycling._BLOCKS.elements == LARGE
+
+
+def test_threads_share_nothing_that_is_in_use():
+    wrong = []
+
+    def work(number):
+        for _ in range(50):
+            output = new_output((LARGE,)).fill_(number)
+            if not output.eq(number).all():
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
