@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from hetcompress.errors import UsageError
 from hetcompress.nn import LearnableHetConv2d
+from hetcompress.wiring import Wiring
 
 __all__ = ["Budget", "check_density", "check_ratio"]
 
@@ -41,7 +42,9 @@ class Budget:
     Attributes:
         unit_costs: What one kept weight costs, by layer: 1 when weights are counted, output positions when MACs are,
             milliseconds when time is; 0 where fewer weights save nothing.
-        fixed: What is paid whatever is kept, in the same unit (0 when densities are meant).
+        fixed: What is paid for all the rest of the model, in the same unit (0 when densities are meant).
+        beside: Part of `fixed`, by convolution: what it costs as long as all of its filters are read.
+        wiring: Which filters are read; None where all are paid for.
         total: Cost of keeping everything, `fixed` included.
         kept: What may be left of `total`, `fixed` included.
         unit: "density", "MAC ratio" or "time ratio".
@@ -56,6 +59,8 @@ class Budget:
     unit: str
     target: float
     reference: float
+    beside: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    wiring: Wiring | None = None
 
     @classmethod
     def of_density(cls, layers: Mapping[str, LearnableHetConv2d], density: float) -> Budget:
@@ -70,7 +75,14 @@ class Budget:
 
     @classmethod
     def of_mac_ratio(
-        cls, layers: Mapping[str, LearnableHetConv2d], positions: Mapping[str, int], total_macs: int, ratio: float
+        cls,
+        layers: Mapping[str, LearnableHetConv2d],
+        positions: Mapping[str, int],
+        total_macs: int,
+        ratio: float,
+        *,
+        beside: Mapping[str, float] | None = None,
+        wiring: Wiring | None = None,
     ) -> Budget:
         """Return the budget of a ratio of dense to kept MACs of the whole model.
 
@@ -79,6 +91,8 @@ class Budget:
             positions: How often each layer applies its kernels to one image (output height x width, summed over calls).
             total_macs: Dense MACs of the whole model on one image.
             ratio: Dense over kept MACs.
+            beside: Dense MACs of other convolutions, which fall with the filters that nothing reads.
+            wiring: Which filters are read; None counts all.
 
         Raises:
             UsageError: `ratio` is below 1 or not finite.
@@ -87,7 +101,8 @@ class Budget:
         converted = sum(layer.weight.numel() * positions[name] for name, layer in layers.items())
         costs = {name: float(positions[name]) for name in layers}
         total = float(total_macs)
-        return cls(costs, total - converted, total, total / ratio, "MAC ratio", ratio, total)
+        kept = total / ratio
+        return cls(costs, total - converted, total, kept, "MAC ratio", ratio, total, beside or {}, wiring)
 
     @classmethod
     def of_time_ratio(

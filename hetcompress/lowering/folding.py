@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hetcompress.flow import Flow
 from hetcompress.graphs import evaluating
-from hetcompress.lowering.flow import Flow
 from hetcompress.surgery import copy_with, named_modules_of
 
 __all__ = ["fold_batch_norms"]

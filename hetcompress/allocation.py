@@ -1,0 +1,268 @@
+"""Allocation: which shapes are kept of each layer, under one budget for all of them.
+
+The choice is a Lagrangian one.  With logits ``E_l`` and a cost ``c_l`` of each kept weight of layer l, every family
+can say which shapes are best at a price (`ShapeFamily.priced`); the price ``lambda * c_l`` is searched by bisection
+until the kept cost meets the budget.  One search over all layers together decides how many weights each of them keeps.
+
+Filters that nothing reads any more cost nothing (`Budget.wiring`), so a channel that all its readers drop is saved on
+both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hetcompress.budgets import Budget
+from hetcompress.errors import NothingToDoError
+from hetcompress.nn import LearnableHetConv2d
+
+__all__ = ["allocate", "allocate_evenly", "check_reachable", "kept_cost"]
+
+TOLERANCE = 0.01
+"""How far, relatively, the kept cost may stay from what was asked."""
+
+CLOSE = 0.999
+"""A kept cost above this share of the budget needs no further search."""
+
+CLOSE_IN_BLOCKS = 0.99
+"""The same where channels decide in blocks: a block is split only if the target would be missed."""
+
+FLOOR = 0.3
+"""No layer keeps less than this part of what layers keep on average: where a layer is almost gone, gradients and
+magnitudes mislead, and the net breaks there (layer collapse: Tanaka et al., arXiv 2006.05467)."""
+
+BISECTIONS = 60
+FILL_RUNGS = 12
+
+Layers = Mapping[str, LearnableHetConv2d]
+Masks = dict[str, Tensor]
+
+
+def kept_cost(layers: Layers, masks: Mapping[str, Tensor], budget: Budget) -> float:
+    """Return what the masks keep, in the budget's unit, everything that is not converted included."""
+    alive = None if budget.wiring is None else budget.wiring.alive(layers, masks)
+    cost = budget.fixed + sum(
+        float(_group_costs(layers[name], mask, budget, name, alive).sum()) for name, mask in masks.items()
+    )
+    if budget.wiring is not None and alive is not None:
+        for name, full in budget.beside.items():
+            if name in budget.wiring.makes:
+                cost -= full * float((~alive[budget.wiring.makes[name]]).float().mean())
+    return cost
+
+
+def _group_costs(
+    layer: LearnableHetConv2d, mask: Tensor, budget: Budget, name: str, alive: Tensor | None = None
+) -> Tensor:
+    """Return what each channel group costs; None of `alive` counts all filters."""
+    sizes = layer.channel_groups.sizes().to(device=mask.device, dtype=torch.float64)
+    if budget.wiring is not None and alive is not None and name in budget.wiring.makes:
+        filters = alive[budget.wiring.makes[name]].double()
+        index = layer.channel_groups.out_index()
+        rows = torch.zeros(len(sizes), dtype=torch.float64).index_add_(0, index, filters)
+        rows /= torch.zeros_like(rows).index_add_(0, index, torch.ones_like(filters))
+        sizes = sizes * rows.to(sizes)[:, None]
+    return mask.sum((-2, -1), dtype=torch.float64) * sizes * budget.unit_costs[name]
+
+
+def _kept_weights(layer: LearnableHetConv2d, mask: Tensor) -> float:
+    return float((mask.sum((-2, -1)) * layer.channel_groups.sizes().to(mask.device)).sum())
+
+
+def _shapes_at(layer: LearnableHetConv2d, logits: Tensor, price: float) -> Tensor:
+    size = (layer.kernel_size[0], layer.kernel_size[1])
+    return layer.family.masks(layer.family.priced(logits, price, size), size)
+
+
+def _least(layer: LearnableHetConv2d, logits: Tensor, share: float) -> Tensor:
+    """Return the shapes worth most of a layer that keeps this share of its weights, or one group or block more."""
+    bound = 2.0 * float(logits.abs().max()) + 1
+    low, high = -bound, bound
+    enough = max(share * layer.weight.numel(), 1.0)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (
+            (middle, high) if _kept_weights(layer, _shapes_at(layer, logits, middle)) >= enough else (low, middle)
+        )
+    chosen, larger = _shapes_at(layer, logits, high), _shapes_at(layer, logits, low)
+    if layer.family.block > 1:  # what is tied is a block
+        return larger
+    # groups tied at this price are taken one by one
+    for group in (larger.sum((-2, -1)) > chosen.sum((-2, -1))).nonzero().tolist():
+        if _kept_weights(layer, chosen) >= enough:
+            break
+        chosen[tuple(group)] = larger[tuple(group)]
+    return chosen
+
+
+@torch.no_grad()
+def allocate(
+    layers: Layers, logits: Mapping[str, Float[Tensor, "o i n"]], budget: Budget, *, strict: bool = True
+) -> Masks:
+    """Return the kernel shapes of every channel group that are worth most within the budget.
+
+    Args:
+        layers: The learnable layers.
+        logits: What each shape is worth, by layer; comparable between layers.
+        budget: What may be kept.
+        strict: Refuse a budget that cannot be met; otherwise come as near as the channel groups allow.
+
+    Returns:
+        Masks of 0 and 1 by layer, shape (out_groups, in_groups, kh, kw).  A kernel may be empty; a layer
+        keeps at least `FLOOR` of the share that all keep.
+
+    Raises:
+        NothingToDoError: The budget cannot be met within 1 %; the message says what can.
+    """
+    costs = [cost for cost in budget.unit_costs.values() if cost > 0] or [1.0]
+    scale = max(costs)
+    floor = FLOOR * min(max(budget.share, 0.0), 1.0)
+    floors: Masks = {}
+
+    def at(price: float) -> Masks:
+        masks = {}
+        for name, layer in layers.items():
+            masks[name] = _shapes_at(layer, logits[name], price * budget.unit_costs[name] / scale)
+            few = _kept_weights(layer, masks[name]) <= floor * layer.weight.numel()
+            if layer.family.learnable and few:
+                if name not in floors:
+                    floors[name] = _least(layer, logits[name], floor)
+                masks[name] = floors[name]
+        return masks
+
+    bound = 1.0 + 2 * max((float(value.abs().max()) for value in logits.values() if value.numel()), default=0.0)
+    bound *= scale / min(costs)
+    chosen = _nearest(layers, at, -bound, bound, budget, fill=strict)
+    if strict:
+        _check_reached(layers, chosen, {name: _least(layer, logits[name], 0) for name, layer in layers.items()}, budget)
+    return chosen
+
+
+@torch.no_grad()
+def allocate_evenly(layers: Layers, logits: Mapping[str, Float[Tensor, "o i n"]], budget: Budget) -> Masks:
+    """Return the shapes worth most of each layer, where all layers keep about the same share; see `allocate`.
+
+    Raises:
+        NothingToDoError: The budget cannot be met within 1 %.
+    """
+    check_reachable(layers, budget)
+
+    def at(dropped: float) -> Masks:
+        return {name: _least(layer, logits[name], 1 - dropped) for name, layer in layers.items()}
+
+    chosen = _nearest(layers, at, 0.0, 1.0, budget, fill=True)
+    _check_reached(layers, chosen, chosen, budget)
+    return chosen
+
+
+def _nearest(
+    layers: Layers, at: Callable[[float], Masks], low: float, high: float, budget: Budget, *, fill: bool
+) -> Masks:
+    """Return the masks between `at(low)`, which keeps most, and `at(high)` that come nearest to the budget."""
+    in_blocks = any(layer.family.block > 1 for layer in layers.values())
+    close = (CLOSE_IN_BLOCKS if in_blocks else CLOSE) * budget.kept
+    start, most, least = low, at(low), at(high)
+    if kept_cost(layers, most, budget) <= budget.kept:
+        return most
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        masks = at(middle)
+        kept = kept_cost(layers, masks, budget)
+        low, most = (middle, masks) if kept > budget.kept else (low, most)
+        high, least = (high, least) if kept > budget.kept else (middle, masks)
+        if close <= kept <= budget.kept:
+            break
+    # Groups tied at the final price are taken one by one, and coarse groups leave a gap that only those fill which
+    # would come next at lower prices.  Blocks stay whole as long as the target can be met with them.
+    larger = [most, *(at(low - (low - start) * (rung / FILL_RUNGS) ** 2) for rung in range(1, FILL_RUNGS + 1))]
+    for whole in (True, False) if in_blocks else (False,):
+        for masks in larger if fill else larger[:1]:
+            if kept_cost(layers, least, budget) >= close:
+                return least
+            least = _filled(layers, least, masks, budget, whole=whole)
+    return least
+
+
+def _filled(layers: Layers, least: Masks, most: Masks, budget: Budget, *, whole: bool) -> Masks:
+    """Move groups from their shape in `least` to the larger one in `most` while the budget allows it.
+
+    Args:
+        layers: The learnable layers.
+        least: Masks within the budget.
+        most: Masks that keep more.
+        budget: What may be kept.
+        whole: Move all groups of a layer in which channels decide in blocks, or none.
+    """
+    chosen = dict(least)
+    for name, layer in layers.items():
+        extra = _group_costs(layer, most[name], budget, name) - _group_costs(layer, least[name], budget, name)
+        groups = (extra > 0).nonzero()
+        room = budget.kept - kept_cost(layers, chosen, budget)
+        if not (whole and layer.family.block > 1):
+            groups = groups[_fitting(extra[extra > 0].tolist(), room)]
+        while len(groups):
+            index = (groups[:, 0], groups[:, 1])
+            moved = chosen | {name: chosen[name].index_put(index, most[name][index])}
+            if kept_cost(layers, moved, budget) <= budget.kept:
+                chosen = moved
+                break
+            # groups revive filters elsewhere, whose cost shows only now
+            groups = groups[: 0 if whole else len(groups) // 2]
+    return chosen
+
+
+def _fitting(costs: list[float], room: float) -> list[int]:
+    """Return which costs, taken in order, fit the room."""
+    chosen = []
+    for number, cost in enumerate(costs):
+        if cost <= room:
+            chosen.append(number)
+            room -= cost
+    return chosen
+
+
+def _learnable(layers: Layers) -> bool:
+    return all(layer.family.learnable for layer in layers.values())
+
+
+def check_reachable(layers: Layers, budget: Budget) -> None:
+    """Refuse a budget that a fixed pattern, or even the smallest shapes, miss: before anything is trained towards it.
+
+    Raises:
+        NothingToDoError: So it is; the message says what can be reached.
+    """
+    if not _learnable(layers):
+        pattern = {name: layer.group_masks() for name, layer in layers.items()}
+        _check_reached(layers, pattern, pattern, budget, fix="leave the target out: this pattern is fixed")
+        return
+    least = allocate(
+        layers, {name: layer.shape_logits.detach() for name, layer in layers.items()}, budget, strict=False
+    )
+    if kept_cost(layers, least, budget) > budget.kept:
+        _check_reached(layers, least, least, budget)
+
+
+def _check_reached(
+    layers: Layers,
+    chosen: Masks,
+    least: Masks,
+    budget: Budget,
+    *,
+    fix: str = "aim at the nearest, or convert with smaller channel groups (--group-out, --group-in) or more layers",
+) -> None:
+    kept = kept_cost(layers, chosen, budget)
+    if abs(kept - budget.kept) <= TOLERANCE * budget.kept:
+        return
+    most = min(budget.total, budget.reference)  # nothing needs to cost more than the dense model
+    ends = sorted(budget.value(cost) for cost in (kept_cost(layers, least, budget), most))
+    units = "densities" if budget.unit == "density" else f"{budget.unit}s"
+    raise NothingToDoError(
+        f"target {budget} cannot be reached within 1 %",
+        expected=f"{units} {ends[0]:.3g} to {ends[1]:.4g}, nearest {budget.value(kept):.4g}",
+        found=str(budget),
+        fix=fix,
+    )
