@@ -183,11 +183,11 @@ def _nearest(
         for masks in larger if fill else larger[:1]:
             if kept_cost(layers, least, budget) >= close:
                 return least
-            least = _filled(layers, least, masks, budget, whole=whole)
+            least = _filled(layers, least, masks, budget, close, whole=whole)
     return least
 
 
-def _filled(layers: Layers, least: Masks, most: Masks, budget: Budget, *, whole: bool) -> Masks:
+def _filled(layers: Layers, least: Masks, most: Masks, budget: Budget, close: float, *, whole: bool) -> Masks:
     """Move groups from their shape in `least` to the larger one in `most` while the budget allows it.
 
     Args:
@@ -195,6 +195,7 @@ def _filled(layers: Layers, least: Masks, most: Masks, budget: Budget, *, whole:
         least: Masks within the budget.
         most: Masks that keep more.
         budget: What may be kept.
+        close: A cost from which on there is no need for more.
         whole: Move all groups of a layer in which channels decide in blocks, or none.
     """
     chosen = dict(least)
@@ -202,6 +203,8 @@ def _filled(layers: Layers, least: Masks, most: Masks, budget: Budget, *, whole:
         extra = _group_costs(layer, most[name], budget, name) - _group_costs(layer, least[name], budget, name)
         groups = (extra > 0).nonzero()
         room = budget.kept - kept_cost(layers, chosen, budget)
+        if room <= budget.kept - close:
+            break
         if not (whole and layer.family.block > 1):
             groups = groups[_fitting(extra[extra > 0].tolist(), room)]
         while len(groups):

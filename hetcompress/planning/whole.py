@@ -136,9 +136,9 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
         # side by side, kernels spare each other the reorders that each pays between other operators
         runs = Preferring("vector-block", chooser)
         wholes.append(lower(pruned, example, rules=settings.rules, chooser=runs))
-    wholes = [whole for whole in wholes if _changed(whole)]
+    wholes = [whole for whole in wholes if whole.smaller]
     if not wholes:
-        return Plan(lowered, settings, None, "no layer is faster in another form than dense")
+        return Plan(lowered, settings, None, "no layer is smaller or faster in another form than dense")
     reference = fold_batch_norms(dense, example)
     timed = [(against(reference, whole.model, example, settings), whole) for whole in wholes]
     compared, best = max(timed, key=lambda pair: pair[0].ratio)
@@ -152,8 +152,8 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
         )
         left = {layer.name for layer in best.layers} - {layer.name for layer in kept}
         best = lower(pruned, example, rules=settings.rules, chooser=chooser, dense=left)
-        compared = against(reference, best.model, example, settings) if _changed(best) else compared
-    if _changed(best) and compared.verdict != "faster":
+        compared = against(reference, best.model, example, settings) if best.smaller else compared
+    if best.smaller and compared.verdict != "faster":
         note = (
             f"the machine is busy: the whole is {compared.ratio:.3g} times as fast as dense, but between "
             f"{compared.ratio_low:.3g} and {compared.ratio_high:.3g} in 90 % of the rounds; measure again when it is "
