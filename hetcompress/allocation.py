@@ -73,22 +73,31 @@ def _kept_weights(layer: LearnableHetConv2d, mask: Tensor) -> float:
     return float((mask.sum((-2, -1)) * layer.channel_groups.sizes().to(mask.device)).sum())
 
 
-def _shapes_at(layer: LearnableHetConv2d, logits: Tensor, price: float) -> Tensor:
+def _shapes_at(layer: LearnableHetConv2d, logits: Tensor, price: float, channel: float) -> Tensor:
     size = (layer.kernel_size[0], layer.kernel_size[1])
-    return layer.family.masks(layer.family.priced(logits, price, size), size)
+    return layer.family.masks(layer.family.priced(logits, price, size, channel), size)
 
 
-def _least(layer: LearnableHetConv2d, logits: Tensor, share: float) -> Tensor:
-    """Return the shapes worth most of a layer that keeps this share of its weights, or one group or block more."""
+def _least(layer: LearnableHetConv2d, logits: Tensor, share: float, channel: float) -> Tensor:
+    """Return the shapes worth most of a layer that keeps this share of its weights, or one group or block more.
+
+    Args:
+        layer: The layer.
+        logits: What each shape is worth.
+        share: Of its weights.
+        channel: See `Budget.channel_taps`.
+    """
     bound = 2.0 * float(logits.abs().max()) + 1
     low, high = -bound, bound
     enough = max(share * layer.weight.numel(), 1.0)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         low, high = (
-            (middle, high) if _kept_weights(layer, _shapes_at(layer, logits, middle)) >= enough else (low, middle)
+            (middle, high)
+            if _kept_weights(layer, _shapes_at(layer, logits, middle, channel)) >= enough
+            else (low, middle)
         )
-    chosen, larger = _shapes_at(layer, logits, high), _shapes_at(layer, logits, low)
+    chosen, larger = _shapes_at(layer, logits, high, channel), _shapes_at(layer, logits, low, channel)
     if layer.family.block > 1:  # what is tied is a block
         return larger
     # groups tied at this price are taken one by one
@@ -121,16 +130,17 @@ def allocate(
     costs = [cost for cost in budget.unit_costs.values() if cost > 0] or [1.0]
     scale = max(costs)
     floor = FLOOR * min(max(budget.share, 0.0), 1.0)
+    channels = budget.channel_taps(layers)
     floors: Masks = {}
 
     def at(price: float) -> Masks:
         masks = {}
         for name, layer in layers.items():
-            masks[name] = _shapes_at(layer, logits[name], price * budget.unit_costs[name] / scale)
+            masks[name] = _shapes_at(layer, logits[name], price * budget.unit_costs[name] / scale, channels[name])
             few = _kept_weights(layer, masks[name]) <= floor * layer.weight.numel()
             if layer.family.learnable and few:
                 if name not in floors:
-                    floors[name] = _least(layer, logits[name], floor)
+                    floors[name] = _least(layer, logits[name], floor, channels[name])
                 masks[name] = floors[name]
         return masks
 
@@ -138,7 +148,8 @@ def allocate(
     bound *= scale / min(costs)
     chosen = _nearest(layers, at, -bound, bound, budget, fill=strict)
     if strict:
-        _check_reached(layers, chosen, {name: _least(layer, logits[name], 0) for name, layer in layers.items()}, budget)
+        least = {name: _least(layer, logits[name], 0, channels[name]) for name, layer in layers.items()}
+        _check_reached(layers, chosen, least, budget)
     return chosen
 
 
@@ -151,8 +162,10 @@ def allocate_evenly(layers: Layers, logits: Mapping[str, Float[Tensor, "o i n"]]
     """
     check_reachable(layers, budget)
 
+    channels = budget.channel_taps(layers)
+
     def at(dropped: float) -> Masks:
-        return {name: _least(layer, logits[name], 1 - dropped) for name, layer in layers.items()}
+        return {name: _least(layer, logits[name], 1 - dropped, channels[name]) for name, layer in layers.items()}
 
     chosen = _nearest(layers, at, 0.0, 1.0, budget, fill=True)
     _check_reached(layers, chosen, chosen, budget)

@@ -6,6 +6,8 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+import torch
+
 from hetcompress.errors import UsageError
 from hetcompress.nn import LearnableHetConv2d
 from hetcompress.wiring import Wiring
@@ -141,6 +143,28 @@ class Budget:
         """What may be kept of the converted layers alone, 0 to 1 (below 0 when not even all of them would do)."""
         converted = self.total - self.fixed
         return (self.kept - self.fixed) / converted if converted else 1.0
+
+    def channel_taps(self, layers: Mapping[str, LearnableHetConv2d]) -> dict[str, float]:
+        """Return what keeping an input channel of each layer costs besides, in kept taps of that channel.
+
+        It is what the filters that make the channel cost, of which the share stays that stays of all, over what a tap
+        of it costs in all layers that read it; 0 for channels that are needed anyway.
+        """
+        if self.wiring is None:
+            return dict.fromkeys(layers, 0.0)
+        made, read = (torch.zeros(len(self.wiring.needed), dtype=torch.float64) for _ in range(2))
+        for name, numbers in self.wiring.makes.items():
+            cost = self.beside.get(name, 0.0)
+            if name in layers:
+                cost = layers[name].weight.numel() * self.unit_costs[name] * min(max(self.share, 0.0), 1.0)
+            made.index_add_(0, numbers, torch.full((len(numbers),), cost / len(numbers), dtype=torch.float64))
+        for name, numbers in self.wiring.reads.items():
+            tap = self.unit_costs[name] * layers[name].out_channels
+            read.index_add_(0, numbers, torch.full((len(numbers),), tap, dtype=torch.float64))
+        taps = torch.where(self.wiring.needed, 0.0, made / read.clamp_min(1e-12))
+        return {
+            name: float(taps[self.wiring.reads[name]].mean()) if name in self.wiring.reads else 0.0 for name in layers
+        }
 
     def __str__(self) -> str:
         return f"{self.unit} {self.target:g}"

@@ -71,7 +71,12 @@ class LibraryShapes(ShapeFamily, abc.ABC):
         return torch.einsum("oihw,nhw->oin", scores, self._stacked(scores, kernel_size))
 
     def priced(
-        self, logits: Float[Tensor, "out_groups in_groups n"], price: float, kernel_size: KernelSize
+        self,
+        logits: Float[Tensor, "out_groups in_groups n"],
+        price: float,
+        kernel_size: KernelSize,
+        channel: float = 0.0,
     ) -> Float[Tensor, "out_groups in_groups n"]:
-        """Charge each shape for all of its taps."""
-        return logits - price * self._stacked(logits, kernel_size).sum((-2, -1))
+        """Charge each shape for all of its taps, and all but the empty one for the channel."""
+        taps = self._stacked(logits, kernel_size).sum((-2, -1))
+        return logits - price * (taps + channel * (taps > 0))
