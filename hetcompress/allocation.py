@@ -78,7 +78,7 @@ def _shapes_at(layer: LearnableHetConv2d, logits: Tensor, price: float, channel:
     return layer.family.masks(layer.family.priced(logits, price, size, channel), size)
 
 
-def _least(layer: LearnableHetConv2d, logits: Tensor, share: float, channel: float) -> Tensor:
+def _least(layer: LearnableHetConv2d, logits: Tensor, share: float, channel: float = 0.0) -> Tensor:
     """Return the shapes worth most of a layer that keeps this share of its weights, or one group or block more.
 
     Args:
@@ -140,7 +140,7 @@ def allocate(
             few = _kept_weights(layer, masks[name]) <= floor * layer.weight.numel()
             if layer.family.learnable and few:
                 if name not in floors:
-                    floors[name] = _least(layer, logits[name], floor, channels[name])
+                    floors[name] = _least(layer, logits[name], floor)
                 masks[name] = floors[name]
         return masks
 
@@ -148,7 +148,7 @@ def allocate(
     bound *= scale / min(costs)
     chosen = _nearest(layers, at, -bound, bound, budget, fill=strict)
     if strict:
-        least = {name: _least(layer, logits[name], 0, channels[name]) for name, layer in layers.items()}
+        least = {name: _least(layer, logits[name], 0) for name, layer in layers.items()}
         _check_reached(layers, chosen, least, budget)
     return chosen
 

@@ -34,16 +34,18 @@ class Net:
         spec: Of the architecture.
         size: Pixels a side.
         streams: Shell patterns of layers whose filters Torch-Pruning must leave: it cannot follow their shortcuts.
+        round_to: Numbers of filters that Torch-Pruning leaves are multiples of it.
     """
 
     spec: str
     size: int
     streams: tuple[str, ...] = ()
+    round_to: int = 16
 
 
 NETS = {
     "vgg16": Net("hetcompress:vgg16_bn", 32),
-    "resnet56": Net("hetcompress:resnet56", 32, ("conv1", "*.conv2")),
+    "resnet56": Net("hetcompress:resnet56", 32, ("conv1", "*.conv2"), 4),
     "resnet34": Net("torchvision:resnet34", 224),
     "resnet50": Net("torchvision:resnet50", 224),
     "mobilenet_v2": Net("torchvision:mobilenet_v2", 224),
@@ -118,7 +120,7 @@ class Subject:
             heads = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
             torch_pruning.pruner.MagnitudePruner(
                 model, self.example, torch_pruning.importance.GroupMagnitudeImportance(), pruning_ratio=middle,
-                ignored_layers=heads + kept, round_to=16,
+                ignored_layers=heads + kept, round_to=self.net.round_to,
             ).step()  # fmt: skip
             found = self.macs / macs_of(model, self.example)
             if abs(math.log(found / ratio)) < distance:
