@@ -36,6 +36,8 @@ FLOOR = 0.3
 magnitudes mislead, and the net breaks there (layer collapse: Tanaka et al., arXiv 2006.05467)."""
 
 BISECTIONS = 60
+SHARE_BISECTIONS = 20
+"""Of a share of weights, which needs no more digits than a layer has weights."""
 FILL_RUNGS = 12
 
 Layers = Mapping[str, LearnableHetConv2d]
@@ -167,13 +169,20 @@ def allocate_evenly(layers: Layers, logits: Mapping[str, Float[Tensor, "o i n"]]
     def at(dropped: float) -> Masks:
         return {name: _least(layer, logits[name], 1 - dropped, channels[name]) for name, layer in layers.items()}
 
-    chosen = _nearest(layers, at, 0.0, 1.0, budget, fill=True)
+    chosen = _nearest(layers, at, 0.0, 1.0, budget, fill=True, bisections=SHARE_BISECTIONS)
     _check_reached(layers, chosen, chosen, budget)
     return chosen
 
 
 def _nearest(
-    layers: Layers, at: Callable[[float], Masks], low: float, high: float, budget: Budget, *, fill: bool
+    layers: Layers,
+    at: Callable[[float], Masks],
+    low: float,
+    high: float,
+    budget: Budget,
+    *,
+    fill: bool,
+    bisections: int = BISECTIONS,
 ) -> Masks:
     """Return the masks between `at(low)`, which keeps most, and `at(high)` that come nearest to the budget."""
     in_blocks = any(layer.family.block > 1 for layer in layers.values())
@@ -181,7 +190,7 @@ def _nearest(
     start, most, least = low, at(low), at(high)
     if kept_cost(layers, most, budget) <= budget.kept:
         return most
-    for _ in range(BISECTIONS):
+    for _ in range(bisections):
         middle = (low + high) / 2
         masks = at(middle)
         kept = kept_cost(layers, masks, budget)
