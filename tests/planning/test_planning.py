@@ -12,7 +12,7 @@ from hetcompress.latency import Comparison, Latency
 from hetcompress.lowering import LOWERINGS, ORDER, fold_batch_norms
 from hetcompress.nn import HetConv2d
 from hetcompress.planning import PLANS, Measured, PlanSettings, measured, plan, runtimes
-from hetcompress.planning.runtimes import PLAN_TARGETS, PlanTarget
+from hetcompress.planning.runtimes import PLAN_TARGETS, PlanTarget, TorchCuda
 from hetcompress.planning.surroundings import in_surroundings
 from hetcompress.planning.timings import Timings
 
@@ -116,19 +116,25 @@ def test_runtimes_run_forms_between_their_neighbours(name):
         assert result[0].shape == tuple(expected.shape)
 
 
+def pretend(monkeypatch, *found):
+    """Let wholes compare as told, in turn and the last for good: ratio, low, high.  Returns what grows when asked."""
+    asked = []
+
+    def compared(*_, **__):
+        asked.append(found[min(len(asked), len(found) - 1)])
+        latency_of = Latency.of([1.0, 1.0], batch=1, threads=1, runtime="x")
+        return [Comparison(latency_of, latency_of, *asked[-1])]
+
+    monkeypatch.setattr(runtimes, "compare_latency", compared)
+    return asked
+
+
 def test_a_whole_that_is_slower_falls_back_to_dense(monkeypatch):
     monkeypatch.setattr(measured, "_medians", lambda runners, **_: {name: float(len(name)) for name in runners})
     net = Net().eval()
     example = torch.zeros(1, 3, 12, 12)
     monkeypatch.setattr(measured, "cheapest", lambda costs, _: "pointwise-plus" if len(costs) > 1 else "dense")
-    verdicts = []
-
-    def pretended(*_, **__):
-        latency_of = Latency.of([1.0, 1.0], batch=1, threads=1, runtime="x")
-        verdicts.append(1)
-        return [Comparison(latency_of, latency_of, 0.5, 0.5, 0.5)]
-
-    monkeypatch.setattr(runtimes, "compare_latency", pretended)
+    verdicts = pretend(monkeypatch, (0.5, 0.5, 0.5))
     result = plan(dense_of(net), net, example, SETTINGS)
     assert [found.form for found in result.lowered.layers] == ["dense"]
     assert len(verdicts) == 1
@@ -148,14 +154,7 @@ def test_a_real_plan_computes_the_same():
 
 
 def test_a_whole_is_timed_once(monkeypatch):
-    asked = []
-
-    def pretended(*_, **__):
-        latency_of = Latency.of([1.0, 1.0], batch=1, threads=1, runtime="x")
-        asked.append(1)
-        return [Comparison(latency_of, latency_of, 2.0, 1.5 if len(asked) == 1 else 2.0, 2.1)]
-
-    monkeypatch.setattr(runtimes, "compare_latency", pretended)
+    asked = pretend(monkeypatch, (2.0, 1.5, 2.1), (2.0, 2.0, 2.1))
     monkeypatch.setattr(measured, "cheapest", lambda costs, _: "pointwise-plus" if len(costs) > 1 else "dense")
     net, example = Net().eval(), torch.zeros(1, 3, 12, 12)
     results = [plan(dense_of(net), net, example, SETTINGS) for _ in range(3)]
@@ -165,15 +164,29 @@ def test_a_whole_is_timed_once(monkeypatch):
     assert len(asked) == 3
 
 
+def test_a_device_times_whole_models_itself(monkeypatch):
+    class WithoutDevice(TorchCuda):
+        device, version = "cpu", "1"
+        waited = 0
+
+        def __init__(self):
+            pass
+
+        def wait(self):
+            WithoutDevice.waited += 1
+
+    monkeypatch.setitem(PLAN_TARGETS._entries, "torch-cuda", WithoutDevice)
+    monkeypatch.setattr(runtimes, "compare_latency", None)
+    monkeypatch.setattr(runtimes, "WHOLE_SECONDS", 0.05)
+    monkeypatch.setattr(measured, "cheapest", lambda costs, _: "pointwise-plus" if len(costs) > 1 else "dense")
+    net, example = Net().eval(), torch.zeros(1, 3, 12, 12)
+    result = plan(dense_of(net), net, example, dataclasses.replace(SETTINGS, target="torch-cuda", batch=2))
+    assert (result.whole.dense.runtime, result.whole.dense.batch) == ("torch-cuda", 2)
+    assert WithoutDevice.waited > 2 * 15
+
+
 def test_filters_that_nothing_reads_make_a_whole_faster(monkeypatch):
-    asked = []
-
-    def pretended(*_, **__):
-        latency_of = Latency.of([1.0, 1.0], batch=1, threads=1, runtime="x")
-        asked.append(1)
-        return [Comparison(latency_of, latency_of, 2.0, 2.0, 2.0)]
-
-    monkeypatch.setattr(runtimes, "compare_latency", pretended)
+    asked = pretend(monkeypatch, (2.0, 2.0, 2.0))
     net = Net().eval()
     shapes = torch.ones(1, 32, 3, 3, dtype=torch.bool)
     shapes[:, 16:] = False
