@@ -10,6 +10,8 @@ both sides.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 
 import torch
@@ -36,7 +38,7 @@ FLOOR = 0.3
 magnitudes mislead, and the net breaks there (layer collapse: Tanaka et al., arXiv 2006.05467)."""
 
 BISECTIONS = 60
-SHARE_BISECTIONS = 20
+SHARE_BISECTIONS = 14
 """Of a share of weights, which needs no more digits than a layer has weights."""
 FILL_RUNGS = 12
 
@@ -80,7 +82,7 @@ def _shapes_at(layer: LearnableHetConv2d, logits: Tensor, price: float, channel:
     return layer.family.masks(layer.family.priced(logits, price, size, channel), size)
 
 
-def _least(layer: LearnableHetConv2d, logits: Tensor, share: float, channel: float = 0.0) -> Tensor:
+def _least(layer: LearnableHetConv2d, logits: Tensor, share: float, channel: float = 0.0, *, whole: bool) -> Tensor:
     """Return the shapes worth most of a layer that keeps this share of its weights, or one group or block more.
 
     Args:
@@ -88,6 +90,7 @@ def _least(layer: LearnableHetConv2d, logits: Tensor, share: float, channel: flo
         logits: What each shape is worth.
         share: Of its weights.
         channel: See `Budget.channel_taps`.
+        whole: Leave blocks of channels whole.
     """
     bound = 2.0 * float(logits.abs().max()) + 1
     low, high = -bound, bound
@@ -100,7 +103,7 @@ def _least(layer: LearnableHetConv2d, logits: Tensor, share: float, channel: flo
             else (low, middle)
         )
     chosen, larger = _shapes_at(layer, logits, high, channel), _shapes_at(layer, logits, low, channel)
-    if layer.family.block > 1:  # what is tied is a block
+    if whole and layer.family.block > 1:  # what is tied is a block
         return larger
     # groups tied at this price are taken one by one
     for group in (larger.sum((-2, -1)) > chosen.sum((-2, -1))).nonzero().tolist():
@@ -133,24 +136,29 @@ def allocate(
     scale = max(costs)
     floor = FLOOR * min(max(budget.share, 0.0), 1.0)
     channels = budget.channel_taps(layers)
-    floors: Masks = {}
 
-    def at(price: float) -> Masks:
+    def at(price: float, floors: Masks, whole: bool) -> Masks:
         masks = {}
         for name, layer in layers.items():
             masks[name] = _shapes_at(layer, logits[name], price * budget.unit_costs[name] / scale, channels[name])
             few = _kept_weights(layer, masks[name]) <= floor * layer.weight.numel()
             if layer.family.learnable and few:
                 if name not in floors:
-                    floors[name] = _least(layer, logits[name], floor)
+                    floors[name] = _least(layer, logits[name], floor, whole=whole)
                 masks[name] = floors[name]
         return masks
 
     bound = 1.0 + 2 * max((float(value.abs().max()) for value in logits.values() if value.numel()), default=0.0)
     bound *= scale / min(costs)
-    chosen = _nearest(layers, at, -bound, bound, budget, fill=strict)
+    smallest = _smallest(layers, logits) if strict else None
+    for whole in (True, False) if _in_blocks(layers) else (False,):
+        fitting = functools.partial(at, floors={}, whole=whole)
+        chosen = _nearest(layers, fitting, -bound, bound, budget, smallest=smallest)
+        kept = kept_cost(layers, chosen, budget)
+        if _reached(kept, budget) or (kept <= budget.kept and not strict):
+            break
     if strict:
-        least = {name: _least(layer, logits[name], 0) for name, layer in layers.items()}
+        least = {name: _least(layer, logits[name], 0, whole=False) for name, layer in layers.items()}
         _check_reached(layers, chosen, least, budget)
     return chosen
 
@@ -167,9 +175,12 @@ def allocate_evenly(layers: Layers, logits: Mapping[str, Float[Tensor, "o i n"]]
     channels = budget.channel_taps(layers)
 
     def at(dropped: float) -> Masks:
-        return {name: _least(layer, logits[name], 1 - dropped, channels[name]) for name, layer in layers.items()}
+        return {
+            name: _least(layer, logits[name], 1 - dropped, channels[name], whole=True) for name, layer in layers.items()
+        }
 
-    chosen = _nearest(layers, at, 0.0, 1.0, budget, fill=True, bisections=SHARE_BISECTIONS)
+    smallest = _smallest(layers, logits)
+    chosen = _nearest(layers, at, 0.0, 1.0, budget, smallest=smallest, bisections=SHARE_BISECTIONS)
     _check_reached(layers, chosen, chosen, budget)
     return chosen
 
@@ -181,11 +192,21 @@ def _nearest(
     high: float,
     budget: Budget,
     *,
-    fill: bool,
+    smallest: Masks | None,
     bisections: int = BISECTIONS,
 ) -> Masks:
-    """Return the masks between `at(low)`, which keeps most, and `at(high)` that come nearest to the budget."""
-    in_blocks = any(layer.family.block > 1 for layer in layers.values())
+    """Return the masks between `at(low)`, which keeps most, and `at(high)` that come nearest to the budget.
+
+    Args:
+        layers: The learnable layers.
+        at: Returns masks that keep less at higher prices.
+        low: Lowest price.
+        high: Highest price.
+        budget: What may be kept.
+        smallest: See `_smallest`; None leaves gaps that coarse groups make.
+        bisections: Of the price.
+    """
+    in_blocks = _in_blocks(layers)
     close = (CLOSE_IN_BLOCKS if in_blocks else CLOSE) * budget.kept
     start, most, least = low, at(low), at(high)
     if kept_cost(layers, most, budget) <= budget.kept:
@@ -199,14 +220,36 @@ def _nearest(
         if close <= kept <= budget.kept:
             break
     # Groups tied at the final price are taken one by one, and coarse groups leave a gap that only those fill which
-    # would come next at lower prices.  Blocks stay whole as long as the target can be met with them.
-    larger = [most, *(at(low - (low - start) * (rung / FILL_RUNGS) ** 2) for rung in range(1, FILL_RUNGS + 1))]
-    for whole in (True, False) if in_blocks else (False,):
-        for masks in larger if fill else larger[:1]:
+    # would come next at lower prices.  Blocks stay whole as long as the target can be met with them, and if single
+    # groups are too coarse as well, one too many is as near as one too few.
+    over = dataclasses.replace(budget, kept=(1 + CLOSE * TOLERANCE) * budget.kept)
+    ways = [(budget, False), (over, False)]
+    for allowed, whole in [(budget, True), *ways] if in_blocks else ways:
+        close = close if allowed is budget else (1 - TOLERANCE) * budget.kept
+        for rung in range(FILL_RUNGS + 1 if smallest is not None else 1):
             if kept_cost(layers, least, budget) >= close:
-                return least
-            least = _filled(layers, least, masks, budget, close, whole=whole)
+                break
+            masks = at(low - (low - start) * (rung / FILL_RUNGS) ** 2) if rung else most
+            least = _filled(layers, least, masks, allowed, close, whole=whole)
+        if smallest is not None and not whole and kept_cost(layers, least, budget) < close:
+            masks = {name: torch.maximum(mask, smallest[name]) for name, mask in least.items()}
+            least = _filled(layers, least, masks, allowed, close, whole=whole)
     return least
+
+
+def _smallest(layers: Layers, logits: Mapping[str, Tensor]) -> Masks:
+    """Return masks in which each group has its smallest shape besides the empty one, where a family has such a shape."""
+    price = {name: 1 + 2 * float(value.abs().max()) if value.numel() else 1.0 for name, value in logits.items()}
+    # who pays for taps and is paid for being there has few
+    return {name: _shapes_at(layer, logits[name], price[name], -2.0) for name, layer in layers.items()}
+
+
+def _in_blocks(layers: Layers) -> bool:
+    return any(layer.family.block > 1 for layer in layers.values())
+
+
+def _reached(kept: float, budget: Budget) -> bool:
+    return abs(kept - budget.kept) <= TOLERANCE * budget.kept
 
 
 def _filled(layers: Layers, least: Masks, most: Masks, budget: Budget, close: float, *, whole: bool) -> Masks:
@@ -241,13 +284,13 @@ def _filled(layers: Layers, least: Masks, most: Masks, budget: Budget, close: fl
 
 
 def _fitting(costs: list[float], room: float) -> list[int]:
-    """Return which costs, taken in order, fit the room."""
+    """Return which costs, taken in order, fit the room; the least where none does, since filters may be dead."""
     chosen = []
     for number, cost in enumerate(costs):
         if cost <= room:
             chosen.append(number)
             room -= cost
-    return chosen
+    return chosen or [costs.index(cost) for cost in sorted(costs)[:1]]
 
 
 def _learnable(layers: Layers) -> bool:
@@ -280,7 +323,7 @@ def _check_reached(
     fix: str = "aim at the nearest, or convert with smaller channel groups (--group-out, --group-in) or more layers",
 ) -> None:
     kept = kept_cost(layers, chosen, budget)
-    if abs(kept - budget.kept) <= TOLERANCE * budget.kept:
+    if _reached(kept, budget):
         return
     most = min(budget.total, budget.reference)  # nothing needs to cost more than the dense model
     ends = sorted(budget.value(cost) for cost in (kept_cost(layers, least, budget), most))

@@ -90,14 +90,14 @@ def test_a_channel_of_a_stream_goes_from_all_of_its_readers():
     assert stem.out_channels == int(kept[-1].sum()) + -int(kept[-1].sum()) % 4
 
 
-@settings(max_examples=8)
-@given(st.sampled_from(["channels", "sets"]), st.sampled_from([1.3, 2.0, 2.7, 3.5]), st.integers(0, 9))
+@pytest.mark.parametrize("granularity", ["channels", "whole", "sets"])
+@pytest.mark.parametrize(("ratio", "seed"), [(1.3, 0), (2.0, 1), (2.7, 2), (3.5, 3)])
 def test_blocks_are_split_in_few_layers(granularity, ratio, seed):
     pruned = pruned_to(converted(granularity, seed, 192), ratio)
     odd = 0
     for layer in named_modules_of(pruned, HetConv2d).values():
         taps = layer.kernel_shapes.flatten(2).sum(2)
-        odd += any(int((row == count).sum()) % 16 for row in taps for count in (1, 9))
+        odd += any(int((row == layer.weight[0, 0].numel()).sum()) % 16 for row in taps)
     assert odd <= 2
 
 
