@@ -238,7 +238,7 @@ def _nearest(
 
 
 def _smallest(layers: Layers, logits: Mapping[str, Tensor]) -> Masks:
-    """Return masks in which each group has its smallest shape besides the empty one, where a family has such a shape."""
+    """Return masks in which each group has its smallest shape besides the empty one, where its family has one."""
     price = {name: 1 + 2 * float(value.abs().max()) if value.numel() else 1.0 for name, value in logits.items()}
     # who pays for taps and is paid for being there has few
     return {name: _shapes_at(layer, logits[name], price[name], -2.0) for name, layer in layers.items()}
