@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
 
@@ -52,14 +53,14 @@ class Step:
         reads: Values.
         makes: A value; None if it makes no image.
         module: Name of the module that is this step and no other; empty if there is none.
-        call: Does it again with other images in place of `reads`, which it may change.
+        call: Of a channelwise function: does it again with other images in place of `reads`, which it may change.
     """
 
     kind: Kind
     reads: tuple[int, ...]
     makes: int | None
     module: str
-    call: Callable[..., Any]
+    call: Callable[..., Any] | None
 
     def ties(self, channels: list[int]) -> Iterator[list[Lane]]:
         """Yield lanes that must hold the same channels in the same order.
@@ -90,9 +91,9 @@ class Flow(TorchFunctionMode):
         super().__init__()
         self.steps: list[Step] = []
         self.shapes: list[torch.Size] = []
-        self._value: dict[int, int] = {}
-        self._alive: list[Tensor] = []  # so that ids stay theirs
-        self._exposed: set[int] = set()
+        # by tensor, of those that are still in use: whoever kept them all would need the memory of all layers at once
+        self._value = WeakTensorKeyDictionary()
+        self._exposed = WeakTensorKeyDictionary()
         self._inside = False
 
     @classmethod
@@ -110,7 +111,7 @@ class Flow(TorchFunctionMode):
 
             def after(module: nn.Module, args: Any, kwargs: Any, output: Tensor, name: str = name) -> None:
                 flow._inside = False
-                flow._record(_kind_of_module(module, output), module, args, kwargs, output, name)
+                flow._record(_kind_of_module(module, output), None, args, kwargs, output, name)
 
             handles.append(module.register_forward_pre_hook(before))
             handles.append(module.register_forward_hook(after, with_kwargs=True))
@@ -120,7 +121,7 @@ class Flow(TorchFunctionMode):
         finally:
             for handle in handles:
                 handle.remove()
-        flow._record("other", nn.Identity(), (output,), {}, None)
+        flow._record("other", None, (output,), {}, None)
         flow._forget_repeated()
         return flow
 
@@ -149,26 +150,26 @@ class Flow(TorchFunctionMode):
 
     def _record(self, kind: Kind, func: Any, args: Any, kwargs: Any, output: Any, module: str = "") -> None:
         images = _images((args, kwargs))
-        if any(image is output and id(image) in self._exposed for image in images):
+        if any(image is output and image in self._exposed for image in images):
             kind = "other"
         if kind == "other":
-            images = [image for image in images if id(image) in self._value]
-            self._exposed |= {id(image) for image in images}  # a view of it may be changed in place later on
+            images = [image for image in images if image in self._value]
+            self._exposed.update(dict.fromkeys(images, True))  # a view of it may be changed in place later on
             if not images and not module:
                 return
         reads = tuple(self._value_of(image) for image in images)
         makes = self._new_value(output) if isinstance(output, Tensor) and output.dim() == 4 else None
-        self.steps.append(Step(kind, reads, makes, module, _again(func, args, kwargs, images)))
+        call = _again(func, args, kwargs, images) if kind == "channelwise" and not module else None
+        self.steps.append(Step(kind, reads, makes, module, call))
 
     def _value_of(self, image: Tensor) -> int:
         """Return the value that a tensor holds; one that is new here comes from an unknown step."""
-        if id(image) not in self._value:
-            self.steps.append(Step("other", (), self._new_value(image), "", nn.Identity()))
-        return self._value[id(image)]
+        if image not in self._value:
+            self.steps.append(Step("other", (), self._new_value(image), "", None))
+        return int(self._value[image])
 
     def _new_value(self, image: Tensor) -> int:
-        self._value[id(image)] = len(self.shapes)
-        self._alive.append(image)
+        self._value[image] = len(self.shapes)
         self.shapes.append(image.shape)
         return len(self.shapes) - 1
 
@@ -179,8 +180,6 @@ class Flow(TorchFunctionMode):
             dataclasses.replace(step, kind="other", module="") if step.module and names.count(step.module) > 1 else step
             for step in self.steps
         ]
-        self._alive.clear()
-        self._value.clear()
 
 
 def _images(arguments: Any) -> list[Tensor]:

@@ -6,6 +6,7 @@ The dense original and the compact model go through the very same code, so that 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from hetcompress import kernels
 from hetcompress.errors import HetCompressError, InputError, first_line
+from hetcompress.memory import frugal
 from hetcompress.version import __version__
 
 if TYPE_CHECKING:
@@ -40,11 +42,11 @@ LARGEST_ONNX = 2**31 - 2**24
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the warnings and log lines of libraries; errors stay exceptions."""
+    """Silence the warnings, log lines and prints of libraries; errors stay exceptions."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -154,15 +156,19 @@ def _onnx_program(model: nn.Module, example: Tensor) -> torch.onnx.ONNXProgram:
     return exported
 
 
+@frugal()
 def _serialized(program: torch.onnx.ONNXProgram, forms: Placed) -> bytes:
     import onnx
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     from hetcompress.kernels.fusion import fuse
     from hetcompress.onnx_forms import put_in_place
+    from hetcompress.onnx_writing import serialised_
 
     ClearMetadataAndDocStringPass()(program.model)
     proto = program.model_proto
+    for value in program.model.graph.initializers.values():
+        value.const_value = None  # the exporter's rewrite rules keep the last graph, and with it the model's weights
     graph = proto.graph
     graph.ClearField("value_info")
     for value in (*graph.input, *graph.output, *graph.initializer):
@@ -173,8 +179,7 @@ def _serialized(program: torch.onnx.ONNXProgram, forms: Placed) -> bytes:
     graph.ClearField("value_info")
     onnx.helper.set_model_props(proto, {"hetcompress": __version__})
     _check(proto)
-    data: bytes = proto.SerializeToString()
-    return data
+    return serialised_(proto)
 
 
 def _check(model: onnx.ModelProto) -> None:

@@ -11,7 +11,18 @@ from typing import Any
 
 __all__ = ["Machine", "machine"]
 
-TELLING_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8", "asimd", "sve", "i8mm")
+TELLING_FLAGS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "sve",
+    "i8mm",
+)
 """Instruction sets that decide how fast a convolution runs, by their names in Linux."""
 
 

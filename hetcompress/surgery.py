@@ -6,9 +6,10 @@ import copy
 from collections.abc import Mapping
 from typing import TypeVar
 
+import torch
 from torch import nn
 
-__all__ = ["copy_with", "named_modules_of", "replace_modules_"]
+__all__ = ["copy_in", "copy_with", "named_modules_of", "replace_modules_"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -39,6 +40,23 @@ def copy_with(model: M, replacements: Mapping[str, nn.Module]) -> M:
         The copy, or the replacement of the model itself (name "").
     """
     return copy.deepcopy(model, {id(model.get_submodule(name)): new for name, new in replacements.items()})
+
+
+def copy_in(model: M, dtype: torch.dtype) -> M:
+    """Return a copy of a model with floating-point parameters and buffers of another type; no tensor is copied twice.
+
+    Args:
+        model: It is left alone.
+        dtype: The type.
+    """
+    tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
+    new = {
+        id(tensor): nn.Parameter(tensor.to(dtype, copy=True).detach(), tensor.requires_grad)
+        if isinstance(tensor, nn.Parameter)
+        else tensor.to(dtype, copy=True)
+        for tensor in tensors
+    }
+    return copy.deepcopy(model, new)
 
 
 def replace_modules_(model: M, replacements: Mapping[str, nn.Module]) -> M:

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hetcompress.distillation import Distillation
 from hetcompress.errors import HetCompressError, UsageError
+from hetcompress.machine import machine
 from hetcompress.nn import LearnableHetConv2d
 from hetcompress.schedules import learning_rate_factor
 from hetcompress.surgery import named_modules_of
@@ -152,8 +153,11 @@ def amp_dtype(name: str, device: torch.device) -> torch.dtype:
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    features = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return torch.bfloat16 if features.get("avx512_bf16") or features.get("amx_bf16") else torch.float32
+    features: Collection[str] = ()
+    if device.type == "cpu":
+        told = getattr(torch.cpu, "get_capabilities", None)  # which torch 2.10 lacks
+        features = machine().flags if told is None else [name for name, there in told().items() if there]
+    return torch.float32 if {"avx512_bf16", "amx_bf16"}.isdisjoint(features) else torch.bfloat16
 
 
 def _parameter_groups(model: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]:

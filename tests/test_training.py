@@ -1,5 +1,6 @@
 """Training: what is resumed ends with the same bits; what learns reaches its target."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from hetcompress import training
 from hetcompress.checkpointing import InterruptedRunError, load_checkpoint, save_checkpoint
 from hetcompress.conversion import convert
 from hetcompress.errors import HetCompressError, InputError, NothingToDoError, UsageError
@@ -274,8 +276,13 @@ def test_batch_larger_than_the_data(tmp_path):
         run(tmp_path, "run", train=TrainSettings(batch_size=100))
 
 
-def test_automatic_precision_follows_the_processor():
-    features = torch.cpu.get_capabilities()
-    fast = bool(features.get("avx512_bf16") or features.get("amx_bf16"))
-    assert amp_dtype("auto", torch.device("cpu")) == (torch.bfloat16 if fast else torch.float32)
+@pytest.mark.parametrize("told", [True, False], ids=["by torch", "by the system"])
+@pytest.mark.parametrize(("flag", "dtype"), [("avx512_bf16", torch.bfloat16), ("avx512_vnni", torch.float32)])
+def test_automatic_precision_follows_the_processor(monkeypatch, told, flag, dtype):
+    here = dataclasses.replace(training.machine(), flags=() if told else (flag,))
+    monkeypatch.setattr(training, "machine", lambda: here)
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    if told:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {flag: True, "amx_bf16": False}, raising=False)
+    assert amp_dtype("auto", torch.device("cpu")) == dtype
     assert amp_dtype("float16", torch.device("cpu")) == torch.float16

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Optional, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Optional, Union, get_args, get_origin
 
 import typer
 from typer.core import TyperCommand
@@ -52,7 +52,7 @@ def _apply(context: Any, value: str | None) -> str | None:  # typer hands over i
     if value is None or context.resilient_parsing:
         return value
     options = _options(context)
-    hints = get_type_hints(_function(context), include_extras=True)
+    parameters = inspect.signature(_function(context), eval_str=True).parameters
     defaults: dict[str, Any] = {}
     for key, given in load_recipe(value).options[context.info_name or ""].items():
         where = f"recipe {value}, key {key}"
@@ -62,7 +62,7 @@ def _apply(context: Any, value: str | None) -> str | None:  # typer hands over i
                 where, expected=f"an option of `hetcompress {context.info_name}`", found=f"'{key}'",
                 fix="leave it out; it is given on the command line alone" if by_hand else suggestion(key, [*options]),
             )  # fmt: skip
-        defaults[options[key]] = _checked(where, hints[options[key]], given)
+        defaults[options[key]] = _checked(where, parameters[options[key]].annotation, given)
     context.default_map = defaults
     return value
 

@@ -22,21 +22,21 @@ from hetcompress.flow import Flow, Step, spread_
 from hetcompress.lowering.filter_split import MOST_SETS, filter_sets
 from hetcompress.lowering.pieces import Piece, pieces_of
 from hetcompress.lowering.pointwise_plus import split_channels
-from hetcompress.lowering.rewiring import rewired
+from hetcompress.lowering.rewiring import rewire_
 from hetcompress.lowering.shape_sum import boxes_of
 from hetcompress.nn import HetConv2d
 
-__all__ = ["sort_channels"]
+__all__ = ["sort_channels_"]
 
 Key = tuple[int, ...]
 
 
 @torch.no_grad()
-def sort_channels(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> nn.Module:
-    """Return a copy with the channels between two pruned layers in the order in which their forms want them.
+def sort_channels_(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> None:
+    """Put the channels between two pruned layers into the order in which their forms want them.
 
     Args:
-        model: In eval mode.
+        model: In eval mode; changed in place.
         example_input: Images for one run.
     """
     flow = Flow.of(model, example_input)
@@ -49,7 +49,7 @@ def sort_channels(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> 
             if order is not None and _consistent(flow, values, order, labels):
                 for value in values:
                     chosen[value] = _sorted(labels[value], order)
-    return rewired(model, flow, chosen)
+    rewire_(model, flow, chosen)
 
 
 def _families(flow: Flow) -> list[list[int]]:

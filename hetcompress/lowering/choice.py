@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Container, Sequence
 from typing import Any
@@ -14,11 +13,12 @@ from torch import Tensor, nn
 from hetcompress.errors import VerificationError
 from hetcompress.graphs import evaluating
 from hetcompress.lowering.base import LOWERINGS
-from hetcompress.lowering.choosers import Chooser, FewestMacs
+from hetcompress.lowering.choosers import Choice, Chooser, FewestMacs
 from hetcompress.lowering.pieces import conv_weights
 from hetcompress.lowering.tidying import tidied
+from hetcompress.memory import frugal, trim
 from hetcompress.nn import HetConv2d
-from hetcompress.surgery import copy_with, named_modules_of
+from hetcompress.surgery import copy_in, named_modules_of, replace_modules_
 
 __all__ = ["ORDER", "Lowered", "LoweredLayer", "forms_of", "input_shapes", "lower"]
 
@@ -102,30 +102,41 @@ def lower(
     """
     chooser = chooser or FewestMacs()
     weights = {name: layer.weight.numel() for name, layer in named_modules_of(model, HetConv2d).items()}
-    tidy = tidied(model, example_input)
-    shapes = input_shapes(tidy, example_input)
-    forms: dict[str, nn.Module] = {}
+    lowered = tidied(model, example_input)
+    shapes = input_shapes(lowered, example_input)
     layers = []
-    for name, layer in named_modules_of(tidy, HetConv2d).items():
+    for name in named_modules_of(lowered, HetConv2d):
+        layer = lowered.get_submodule(name)
+        assert isinstance(layer, HetConv2d)
         shape, positions = shapes.get(name, ((1, layer.in_channels, 16, 16), 0))
-        candidates, refused = forms_of(layer, ("dense",) if name in dense else rules)
-        choice = chooser.choose(candidates, shape[1:])
-        form = candidates[choice.form]
-        _verify_layer(name, choice.form, layer, form, shape)
-        forms[name] = form
-        refused |= {
-            other: "its MACs are too many to be worth timing" for other in candidates if other not in choice.costs
-        }
-        refused |= {
-            other: f"{cost:.6g} {chooser.unit}, {choice.form} {choice.costs[choice.form]:.6g}"
-            for other, cost in choice.costs.items()
-            if other != choice.form
-        }
-        executed = conv_weights(form) * positions
-        full = weights[name] * positions
+        form, choice, refused = _form(name, layer, shape, ("dense",) if name in dense else rules, chooser)
+        # at once, so that no two models are in memory
+        lowered = replace_modules_(lowered, {name: form})
+        trim()
+        full, executed = weights[name] * positions, conv_weights(form) * positions
         layers.append(LoweredLayer(name, choice.form, full, executed, refused, choice.costs, chooser.unit))
-    lowered = copy_with(tidy, forms).eval()
+    lowered.eval()
     return Lowered(lowered, tuple(layers), _verify_model(model, lowered, example_input))
+
+
+def _form(
+    name: str, layer: HetConv2d, shape: tuple[int, ...], rules: Sequence[str], chooser: Chooser
+) -> tuple[nn.Module, Choice, dict[str, str]]:
+    """Return the form of a layer, what each form costs, and why the others were not taken."""
+    with frugal():
+        candidates, refused = forms_of(layer, rules)
+    choice = chooser.choose(candidates, shape[1:])
+    form = candidates.pop(choice.form)
+    for other in candidates:
+        cost = choice.costs.get(other)
+        refused[other] = (
+            "its MACs are too many to be worth timing"
+            if cost is None
+            else f"{cost:.6g} {chooser.unit}, {choice.form} {choice.costs[choice.form]:.6g}"
+        )
+    candidates.clear()  # verifying needs the memory
+    _verify_layer(name, choice.form, layer, form, shape)
+    return form, choice, refused
 
 
 def forms_of(layer: HetConv2d, rules: Sequence[str]) -> tuple[dict[str, nn.Module], dict[str, str]]:
@@ -165,9 +176,10 @@ def input_shapes(
 
 
 @torch.no_grad()
+@frugal()
 def _verify_layer(name: str, chosen: str, layer: HetConv2d, form: nn.Module, shape: tuple[int, ...]) -> None:
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(layer.weight)
-    expected = copy.deepcopy(layer).double()(images.double())
+    expected = copy_in(layer, torch.float64)(images.double())
     found = form(images)
     difference = float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
     if not difference <= TOLERANCE * max(float(expected.abs().max()), 1e-12):
@@ -178,6 +190,7 @@ def _verify_layer(name: str, chosen: str, layer: HetConv2d, form: nn.Module, sha
 
 
 @torch.no_grad()
+@frugal()
 def _verify_model(model: nn.Module, lowered: nn.Module, example_input: Tensor) -> float:
     images = torch.randn(2, *example_input.shape[1:], generator=torch.Generator().manual_seed(0))
     with evaluating(model):

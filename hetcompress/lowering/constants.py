@@ -12,18 +12,19 @@ repeats the image.  A filter that loses its last tap is a constant itself, and s
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hetcompress.flow import Flow, Step
+from hetcompress.flow import Flow
 from hetcompress.lowering.pieces import Geometry
 from hetcompress.lowering.rewiring import kernels_of, pruned_like
 from hetcompress.nn import HetConv2d
-from hetcompress.surgery import copy_with
+from hetcompress.surgery import copy_in, replace_modules_
 
-__all__ = ["fold_constants"]
+__all__ = ["fold_constants_"]
 
 UNKNOWN = float("nan")
 EQUAL = 1e-12
@@ -31,31 +32,30 @@ EQUAL = 1e-12
 
 
 @torch.no_grad()
-def fold_constants(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> nn.Module:
-    """Return a copy in which no convolution reads a constant that its bias can hold; it computes the same function.
+def fold_constants_(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> None:
+    """Put what convolutions read of constants into their biases, where a bias can hold it; the function stays the same.
 
     Args:
-        model: In eval mode, in double precision where the last digits matter.
+        model: In eval mode; changed in place.
         example_input: Images for one run.
     """
     flow = Flow.of(model, example_input)
     changeable = {value for step in flow.steps if step.kind == "other" for value in step.reads}
     constants = [torch.full((size,), UNKNOWN, dtype=torch.float64) for size in flow.channels]
-    replacements: dict[str, nn.Module] = {}
     for step in flow.steps:
         if step.makes is None or step.kind not in ("conv", "channelwise"):
             continue
-        conv = model.get_submodule(step.module) if step.module else None
-        if isinstance(conv, nn.Conv2d):
-            folded = _folded(conv, constants[step.reads[0]])
-            if folded is not conv:
-                replacements[step.module] = folded
+        module = model.get_submodule(step.module) if step.module else None
+        if isinstance(module, nn.Conv2d):
+            folded = _folded(module, constants[step.reads[0]])
+            replace_modules_(model, {step.module: folded} if folded is not module else {})
             made = _biases(folded)
         else:
-            made = _through(step, [constants[value] for value in step.reads], flow)
+            function = step.call if module is None else copy_in(module, torch.float64)
+            assert function is not None, "a channelwise step is a module or a function"
+            made = _through(function, [constants[value] for value in step.reads], [flow.shapes[v] for v in step.reads])
         if step.makes not in changeable:
             constants[step.makes] = made
-    return copy_with(model, replacements)
 
 
 def _folded(conv: nn.Conv2d, values: Float[Tensor, " c_in"]) -> nn.Conv2d:
@@ -98,15 +98,17 @@ def _biases(conv: nn.Conv2d) -> Float[Tensor, " c_out"]:
     return torch.where(empty, bias.double(), UNKNOWN)
 
 
-def _through(step: Step, inputs: list[Tensor], flow: Flow) -> Float[Tensor, " channels"]:
+def _through(
+    function: Callable[..., Tensor], inputs: list[Tensor], shapes: list[torch.Size]
+) -> Float[Tensor, " channels"]:
     """Return what a channelwise function makes of constants: it is run on them, and must make the same everywhere."""
     known = ~torch.stack(inputs).isnan().any(0)
     if not bool(known.any()):
         return torch.full_like(inputs[0], UNKNOWN)
     images = [
-        values.nan_to_num()[None, :, None, None].expand(1, *flow.shapes[value][1:]).contiguous()
-        for values, value in zip(inputs, step.reads, strict=True)
+        values.nan_to_num()[None, :, None, None].expand(1, *shape[1:]).contiguous()
+        for values, shape in zip(inputs, shapes, strict=True)
     ]
-    made = step.call(*images)[0].flatten(1).double()
+    made = function(*images)[0].flatten(1).double()
     same = (made - made[:, :1]).abs().amax(1) <= EQUAL * made[:, 0].abs()
     return torch.where(known & same, made[:, 0], UNKNOWN)

@@ -15,21 +15,21 @@ from torch import Tensor, nn
 
 from hetcompress.flow import Flow, spread_
 from hetcompress.lowering.pieces import BLOCK, aligned
-from hetcompress.lowering.rewiring import kernels_of, rewired
+from hetcompress.lowering.rewiring import kernels_of, rewire_
 from hetcompress.nn import HetConv2d
 
-__all__ = ["remove_dead_channels"]
+__all__ = ["remove_dead_channels_"]
 
 
-def remove_dead_channels(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> nn.Module:
-    """Return a copy without the channels that nothing reads; it computes the same function.
+def remove_dead_channels_(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> None:
+    """Remove the channels that nothing reads; the function stays the same.
 
     Args:
-        model: In eval mode.
+        model: In eval mode; changed in place.
         example_input: Images for one run.
     """
     flow = Flow.of(model, example_input)
-    return rewired(model, flow, [kept.nonzero().flatten() for kept in _kept(model, flow)])
+    rewire_(model, flow, [kept.nonzero().flatten() for kept in _kept(model, flow)])
 
 
 def _live(model: nn.Module, flow: Flow) -> list[Bool[Tensor, " _"]]:

@@ -13,10 +13,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hetcompress.flow import Flow
-from hetcompress.graphs import evaluating
-from hetcompress.surgery import copy_with, named_modules_of
+from hetcompress.memory import frugal
+from hetcompress.surgery import named_modules_of, replace_modules_
 
-__all__ = ["fold_batch_norms"]
+__all__ = ["fold_batch_norms", "fold_batch_norms_"]
 
 
 def _pairs(model: nn.Module, example_input: Tensor) -> list[tuple[str, str]]:
@@ -44,11 +44,26 @@ def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     scale = scale if norm.weight is None else scale * norm.weight.double()
     bias = -norm.running_mean.double() if conv.bias is None else conv.bias.double() - norm.running_mean.double()
     shift = 0.0 if norm.bias is None else norm.bias.double()
-    new.weight.copy_((conv.weight.double() * scale[:, None, None, None]).to(conv.weight.dtype))
+    new.weight.copy_(conv.weight.double().mul_(scale[:, None, None, None]))
     new.bias = nn.Parameter((bias * scale + shift).to(conv.weight.dtype))
     return new
 
 
+def fold_batch_norms_(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> None:
+    """Fold batch norms into the convolutions before them, where that is exact.
+
+    Args:
+        model: In eval mode; changed in place, layer by layer, so that no two models are in memory.
+        example_input: Images for one run.
+    """
+    for conv_name, norm_name in _pairs(model, example_input):
+        conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
+        replace_modules_(model, {conv_name: _folded(conv, norm), norm_name: nn.Identity()})
+
+
+@frugal()
 def fold_batch_norms(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> nn.Module:
     """Return a copy in eval mode whose batch norms are folded into the convolutions before them, where that is exact.
 
@@ -56,13 +71,6 @@ def fold_batch_norms(model: nn.Module, example_input: Float[Tensor, "n c h w"]) 
         model: Any model; it is left alone.
         example_input: Images for one run.
     """
-    with evaluating(model):
-        pairs = _pairs(model, example_input)
-    replacements: dict[str, nn.Module] = {}
-    for conv_name, norm_name in pairs:
-        conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
-        assert isinstance(conv, nn.Conv2d)
-        assert isinstance(norm, nn.BatchNorm2d)
-        replacements[conv_name] = _folded(conv, norm)
-        replacements[norm_name] = nn.Identity()
-    return copy_with(model, replacements).eval()
+    folded = copy.deepcopy(model).eval()
+    fold_batch_norms_(folded, example_input)
+    return folded

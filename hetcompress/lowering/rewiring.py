@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from hetcompress.flow import Flow
 from hetcompress.nn import HetConv2d, conv_arguments
-from hetcompress.surgery import copy_with
+from hetcompress.surgery import replace_modules_
 
-__all__ = ["kernels_of", "pruned_like", "rewired"]
+__all__ = ["kernels_of", "pruned_like", "rewire_"]
 
 
 def kernels_of(conv: nn.Conv2d) -> Float[Tensor, "c_out c_in kh kw"]:
@@ -22,16 +22,15 @@ def kernels_of(conv: nn.Conv2d) -> Float[Tensor, "c_out c_in kh kw"]:
     return weight * conv.mask() if isinstance(conv, HetConv2d) else weight
 
 
-def rewired(model: nn.Module, flow: Flow, chosen: Sequence[Int[Tensor, " _"]]) -> nn.Module:
-    """Return a copy of a model in which the values hold other channels.
+def rewire_(model: nn.Module, flow: Flow, chosen: Sequence[Int[Tensor, " _"]]) -> None:
+    """Let the values of a model hold other channels.
 
     Args:
-        model: It was run for `flow`.
+        model: It was run for `flow`; changed in place, layer by layer, so that no two models are in memory.
         flow: Its steps.
         chosen: For each value the channels that it shall hold, in their order; alike on both sides of every tie, and
             all in order wherever an unknown step reads or makes it.
     """
-    replacements: dict[str, nn.Module] = {}
     for step in flow.steps:
         if not step.module or step.makes is None or step.kind == "other":
             continue
@@ -40,12 +39,9 @@ def rewired(model: nn.Module, flow: Flow, chosen: Sequence[Int[Tensor, " _"]]) -
         if (read.tolist(), made.tolist()) == tuple(map(list, everything)):
             continue
         module = model.get_submodule(step.module)
-        if isinstance(module, nn.Conv2d):
-            replacements[step.module] = _conv_part(module, made, read)
-        else:
-            assert isinstance(module, nn.BatchNorm2d)
-            replacements[step.module] = _norm_part(module, made)
-    return copy_with(model, replacements)
+        assert isinstance(module, nn.Conv2d | nn.BatchNorm2d)
+        part = _conv_part(module, made, read) if isinstance(module, nn.Conv2d) else _norm_part(module, made)
+        replace_modules_(model, {step.module: part})
 
 
 def pruned_like(conv: HetConv2d, mask: Tensor, **arguments: object) -> HetConv2d:

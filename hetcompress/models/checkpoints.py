@@ -6,6 +6,7 @@ import argparse
 import difflib
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from hetcompress.errors import InputError
 from hetcompress.files import sha256_of
+from hetcompress.models.pickle_globals import pickle_globals
 
 __all__ = ["read_state_dict"]
 
@@ -24,6 +26,8 @@ KEYS = ("state_dict", "model", "model_state_dict", "net", "weights")
 PREFIXES = ("module.", "_orig_mod.")
 CONVERT = "torch.save(model.state_dict(), 'model.pt')"
 ZIP, HEAD = b"PK\x03\x04", 512
+HARMLESS = ("collections.OrderedDict", "torch._utils.", "torch.storage.")
+"""What tensors in a bare pickle ask for, by the start of their names."""
 CHECKSUM = re.compile(r"-(?=[0-9]*[a-f])([0-9a-f]{8})\.[a-z.]+$")
 """The start of a file's SHA-256 in its name, as torch hub has it; eight decimal digits are rather a date."""
 
@@ -120,14 +124,16 @@ def _read_pickle(path: Path, *, trust_pickle: bool) -> Any:
         if trust_pickle:
             return torch.load(path, map_location="cpu", weights_only=False)
         # timm's training checkpoints hold their arguments; a namespace is plain data
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the pickle protocol: what that means for the user is said below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         foreign = _foreign_globals(path, str(error))
         if not foreign:
             raise InputError(
-                where, expected="a checkpoint", found="an unreadable or truncated file", fix="fetch or save it again"
-            ) from None
+                where, expected="a checkpoint", found="an unreadable or truncated file",
+                fix=f"fetch it again, or save it with {CONVERT}",
+            ) from None  # fmt: skip
         raise InputError(
             where, expected="tensors and plain values", found=f"a pickle that needs {', '.join(foreign)}",
             fix=f"save the weights alone with {CONVERT}; if you made the file yourself, --trust-pickle opens it",
@@ -141,8 +147,8 @@ def _read_pickle(path: Path, *, trust_pickle: bool) -> Any:
 def _foreign_globals(path: Path, message: str) -> list[str]:
     try:
         found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # noqa: BLE001  older formats cannot be listed; the message names at least one
-        found = []
+    except Exception:  # noqa: BLE001  only what torch.save wrote can be listed so
+        found = [name for name in pickle_globals(path) if not name.startswith(HARMLESS)]
     found = [name for name in found if name != "argparse.Namespace"]
     return sorted(found) or re.findall(r"GLOBAL ([\w.]+) was not an allowed global", message)
 

@@ -34,10 +34,15 @@ class OnnxTarget(ExportTarget):
 
     def open(self, path: Path, _structure: nn.Module | None = None, /) -> Runner:
         """See `ExportTarget.open`."""
+        import onnxruntime
+
         session = ort_session(path)
         name = session.get_inputs()[0].name
+        # of the memory for activations nothing is kept: batches of several sizes would each leave theirs
+        options: Any = onnxruntime.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
         def run(images: Tensor) -> Tensor:
-            return torch.from_numpy(session.run(None, {name: images.numpy()})[0])
+            return torch.from_numpy(session.run(None, {name: images.numpy()}, options)[0])
 
         return run

@@ -25,7 +25,7 @@ def test_an_int8_file_beside_the_onnx_file(hc, finetuned, tmp_path):
     assert int8["kernels"]["int8_convolutions"] >= 4
     assert int8["unfused"] == 0
     assert int8["calibration_images"] == 128, "whole batches of 32"
-    assert int8["file"]["batch_sizes"][:3] == [1, 2, 5]
+    assert int8["file"]["batch_sizes"][:3] == [1, 2, 3]
     assert int8["drop"] <= 5
     assert result["accuracies"]["in int8"]["correct"] == int8["accuracy"]["correct"]
     assert [timing["name"] for timing in int8["timings"]] == ["dense", "compressed", "int8"]

@@ -1,12 +1,14 @@
 """Filters that nothing reads are not computed, and only those."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from hetcompress.lowering import lower
-from hetcompress.lowering.dead_channels import remove_dead_channels
+from hetcompress.lowering.dead_channels import remove_dead_channels_
 from hetcompress.nn import HetConv2d
 
 IMAGES = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(3))
@@ -39,6 +41,12 @@ class Net(nn.Module):
         return self.head(self.third(x).mean((2, 3)))
 
 
+def without_dead_channels(model):
+    trimmed = copy.deepcopy(model)
+    remove_dead_channels_(trimmed, IMAGES)
+    return trimmed
+
+
 def sizes(model):
     return [(conv.in_channels, conv.out_channels) for conv in model.modules() if isinstance(conv, nn.Conv2d)]
 
@@ -48,7 +56,7 @@ def sizes(model):
 )
 def test_dead_filters_go_through_the_chain(between):
     model = Net(between).eval()
-    trimmed = remove_dead_channels(model, IMAGES)
+    trimmed = without_dead_channels(model)
     assert sizes(trimmed) == [(3, 4), (4, 4), (4, 4)], "of the second layer a whole group of filters is gone"
     assert torch.allclose(trimmed(IMAGES), model(IMAGES), atol=1e-6)
     assert sizes(model) == [(3, 6), (6, 8), (8, 4)]
@@ -69,7 +77,7 @@ def test_what_another_function_reads_or_mixes_stays():
 
     for between in (Shuffled(), nn.Softmax(1), Residual(Shuffled())):
         model = Net(between).eval()
-        trimmed = remove_dead_channels(model, IMAGES)
+        trimmed = without_dead_channels(model)
         assert sizes(trimmed)[0] == (3, 6)
         assert torch.allclose(trimmed(IMAGES), model(IMAGES), atol=1e-6)
 
@@ -81,7 +89,7 @@ def test_a_convolution_that_runs_twice_stays():
             return self.head(self.third(once).mean((2, 3))) + F.relu(self.second(F.relu(self.first(x)))).mean()
 
     model = Twice(nn.Identity()).eval()
-    trimmed = remove_dead_channels(model, IMAGES)
+    trimmed = without_dead_channels(model)
     assert sizes(trimmed) == sizes(model)
 
 
@@ -121,7 +129,7 @@ class Stream(nn.Module):
 )
 def test_a_stream_loses_what_nothing_reads_anywhere(first_dead, last_dead, stream, aside):
     model = Stream(first_dead, last_dead).eval()
-    trimmed = remove_dead_channels(model, IMAGES)
+    trimmed = without_dead_channels(model)
     assert torch.allclose(trimmed(IMAGES), model(IMAGES), atol=1e-6)
     assert sizes(trimmed) == [(3, stream), (stream, stream), (stream, stream), (3, aside), (stream + aside, 5)]
     assert trimmed.norm.num_features == stream
@@ -139,13 +147,13 @@ def test_a_stream_loses_what_nothing_reads_anywhere(first_dead, last_dead, strea
 def test_groups_of_filters_stay_even(dead, filters):
     first = HetConv2d.from_conv2d(nn.Conv2d(3, 128, 3, padding=1), torch.rand(2, 3, 3, 3) < 0.7, 64, 1)
     model = nn.Sequential(first, nn.ReLU(), pruned(4, 128, list(dead)), nn.Flatten()).eval()
-    trimmed = remove_dead_channels(model, IMAGES)
+    trimmed = without_dead_channels(model)
     assert torch.allclose(trimmed(IMAGES), model(IMAGES), atol=1e-5)
     assert trimmed[0].out_channels == filters
 
 
 def test_many_channels_stay_in_numbers_that_runtimes_like():
     model = nn.Sequential(nn.Conv2d(3, 64, 1), nn.ReLU(), pruned(4, 64, list(range(10, 51))), nn.Flatten()).eval()
-    trimmed = remove_dead_channels(model, IMAGES)
+    trimmed = without_dead_channels(model)
     assert trimmed[0].out_channels == 24, "23 are alive"
     assert torch.allclose(trimmed(IMAGES), model(IMAGES), atol=1e-5)

@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import zipfile
+from fractions import Fraction
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 
 from hetcompress.errors import InputError
 from hetcompress.models import MODELS, load_model, read_state_dict
+from hetcompress.models.pickle_globals import pickle_globals
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.zeros(2)}
 
@@ -154,12 +156,18 @@ def test_missing_file_names_the_nearest(tmp_path):
         read_state_dict(tmp_path)
 
 
-def test_raw_pickle_is_refused(tmp_path):
-    path = tmp_path / "model.bin"
-    path.write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_raw_pickles_are_refused_by_name(tmp_path, protocol):
+    path, trace = tmp_path / "model.bin", tmp_path / "exploded"
+    content = {"state_dict": dict(WEIGHTS), "first": Bomb(trace), "half": Fraction(1, 2), "again": Bomb(trace)}
+    path.write_bytes(pickle.dumps(content, protocol=protocol))
+    with pytest.raises(InputError, match=r"a pickle that needs .*fractions\.Fraction"):
+        read_state_dict(path)
+    assert not trace.exists()
+    assert {name.rpartition(".")[2] for name in pickle_globals(path)} >= {"open", "Fraction"}
+    path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 2])
     with pytest.raises(InputError):
         read_state_dict(path)
-    assert not (tmp_path / "exploded").exists()
 
 
 @pytest.mark.parametrize(
