@@ -6,8 +6,11 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+import torch
+
 from hetcompress.errors import UsageError
 from hetcompress.nn import LearnableHetConv2d
+from hetcompress.wiring import Wiring
 
 __all__ = ["Budget", "check_density", "check_ratio"]
 
@@ -41,7 +44,9 @@ class Budget:
     Attributes:
         unit_costs: What one kept weight costs, by layer: 1 when weights are counted, output positions when MACs are,
             milliseconds when time is; 0 where fewer weights save nothing.
-        fixed: What is paid whatever is kept, in the same unit (0 when densities are meant).
+        fixed: What is paid for all the rest of the model, in the same unit (0 when densities are meant).
+        beside: Part of `fixed`, by convolution: what it costs as long as all of its filters are read.
+        wiring: Which filters are read; None where all are paid for.
         total: Cost of keeping everything, `fixed` included.
         kept: What may be left of `total`, `fixed` included.
         unit: "density", "MAC ratio" or "time ratio".
@@ -56,6 +61,8 @@ class Budget:
     unit: str
     target: float
     reference: float
+    beside: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    wiring: Wiring | None = None
 
     @classmethod
     def of_density(cls, layers: Mapping[str, LearnableHetConv2d], density: float) -> Budget:
@@ -70,7 +77,14 @@ class Budget:
 
     @classmethod
     def of_mac_ratio(
-        cls, layers: Mapping[str, LearnableHetConv2d], positions: Mapping[str, int], total_macs: int, ratio: float
+        cls,
+        layers: Mapping[str, LearnableHetConv2d],
+        positions: Mapping[str, int],
+        total_macs: int,
+        ratio: float,
+        *,
+        beside: Mapping[str, float] | None = None,
+        wiring: Wiring | None = None,
     ) -> Budget:
         """Return the budget of a ratio of dense to kept MACs of the whole model.
 
@@ -79,6 +93,8 @@ class Budget:
             positions: How often each layer applies its kernels to one image (output height x width, summed over calls).
             total_macs: Dense MACs of the whole model on one image.
             ratio: Dense over kept MACs.
+            beside: Dense MACs of other convolutions, which fall with the filters that nothing reads.
+            wiring: Which filters are read; None counts all.
 
         Raises:
             UsageError: `ratio` is below 1 or not finite.
@@ -87,7 +103,8 @@ class Budget:
         converted = sum(layer.weight.numel() * positions[name] for name, layer in layers.items())
         costs = {name: float(positions[name]) for name in layers}
         total = float(total_macs)
-        return cls(costs, total - converted, total, total / ratio, "MAC ratio", ratio, total)
+        kept = total / ratio
+        return cls(costs, total - converted, total, kept, "MAC ratio", ratio, total, beside or {}, wiring)
 
     @classmethod
     def of_time_ratio(
@@ -126,6 +143,28 @@ class Budget:
         """What may be kept of the converted layers alone, 0 to 1 (below 0 when not even all of them would do)."""
         converted = self.total - self.fixed
         return (self.kept - self.fixed) / converted if converted else 1.0
+
+    def channel_taps(self, layers: Mapping[str, LearnableHetConv2d]) -> dict[str, float]:
+        """Return what keeping an input channel of each layer costs besides, in kept taps of that channel.
+
+        It is what the filters that make the channel cost, of which the share stays that stays of all, over what a tap
+        of it costs in all layers that read it; 0 for channels that are needed anyway.
+        """
+        if self.wiring is None:
+            return dict.fromkeys(layers, 0.0)
+        made, read = (torch.zeros(len(self.wiring.needed), dtype=torch.float64) for _ in range(2))
+        for name, numbers in self.wiring.makes.items():
+            cost = self.beside.get(name, 0.0)
+            if name in layers:
+                cost = layers[name].weight.numel() * self.unit_costs[name] * min(max(self.share, 0.0), 1.0)
+            made.index_add_(0, numbers, torch.full((len(numbers),), cost / len(numbers), dtype=torch.float64))
+        for name, numbers in self.wiring.reads.items():
+            tap = self.unit_costs[name] * layers[name].out_channels
+            read.index_add_(0, numbers, torch.full((len(numbers),), tap, dtype=torch.float64))
+        taps = torch.where(self.wiring.needed, 0.0, made / read.clamp_min(1e-12))
+        return {
+            name: float(taps[self.wiring.reads[name]].mean()) if name in self.wiring.reads else 0.0 for name in layers
+        }
 
     def __str__(self) -> str:
         return f"{self.unit} {self.target:g}"

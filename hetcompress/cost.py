@@ -4,7 +4,7 @@ One multiply-accumulate counts 1 (what papers call a FLOP).  The numbers are of 
 layers; batch norms, biases, activations and pooling are left out.
 
     dense      as if nothing were masked
-    effective  counting only the weights inside the mask
+    effective  counting only the weights inside the mask, of filters that something reads
     executed   counted by fvcore on the operators that really run
 """
 
@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from hetcompress import kernels
 from hetcompress.errors import HetCompressError, first_line
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
+from hetcompress.surgery import named_modules_of
+from hetcompress.wiring import Wiring
 
 __all__ = ["ExecutedCost", "LayerCost", "count_executed", "layer_macs"]
 
@@ -36,7 +38,7 @@ class LayerCost:
 
     Attributes:
         dense: MACs without a mask.
-        effective: MACs inside the mask.
+        effective: MACs inside the mask, of filters that something reads.
         weights: Weights, without biases.
         kept: Weights inside the mask.
     """
@@ -83,7 +85,7 @@ def layer_macs(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> dic
         Costs by layer name, in the order of registration; layers that did not run are left out.
     """
     positions: dict[str, int] = {}
-    kinds = (nn.Conv2d, nn.Linear)
+    kinds, masked = (nn.Conv2d, nn.Linear), (LearnableHetConv2d, HetConv2d)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
     handles = []
     for name, layer in layers.items():
@@ -97,6 +99,9 @@ def layer_macs(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> dic
     model.eval()
     try:
         model(example_input)
+        for handle in handles:
+            handle.remove()
+        read = _read_filters(model, example_input) if any(isinstance(m, masked) for m in layers.values()) else {}
     finally:
         for handle in handles:
             handle.remove()
@@ -106,10 +111,23 @@ def layer_macs(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> dic
     for name, layer in layers.items():
         if name in positions:
             weights = layer.weight.numel()
-            masked = isinstance(layer, LearnableHetConv2d | HetConv2d)
-            kept = int(layer.mask().sum()) if masked else weights  # type: ignore[operator]
-            costs[name] = LayerCost(weights * positions[name], kept * positions[name], weights, kept)
+            mask = layer.mask() if isinstance(layer, masked) else torch.ones_like(layer.weight)
+            filters = mask.flatten(1).sum(1).cpu()
+            alive = int((filters * read.get(name, 1)).sum())
+            costs[name] = LayerCost(weights * positions[name], alive * positions[name], weights, int(filters.sum()))
     return costs
+
+
+def _read_filters(model: nn.Module, example_input: Tensor) -> dict[str, Tensor]:
+    """Return for each convolution which of its filters something reads, 0 or 1, where that is known."""
+    wiring = Wiring.of(model, example_input)
+    layers = named_modules_of(model, LearnableHetConv2d) | named_modules_of(model, HetConv2d)
+    masks = {
+        name: layer.group_masks() if isinstance(layer, LearnableHetConv2d) else layer.kernel_shapes
+        for name, layer in layers.items()
+    }
+    alive = wiring.alive(layers, masks)
+    return {name: alive[numbers] for name, numbers in wiring.makes.items()}
 
 
 def count_executed(model: nn.Module, example_input: Float[Tensor, "1 c h w"]) -> ExecutedCost:

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from hetcompress.allocation import check_reachable
 from hetcompress.budgets import Budget
 from hetcompress.checkpointing import Interruption, load_checkpoint, save_checkpoint
 from hetcompress.cost import layer_macs
@@ -22,7 +23,7 @@ from hetcompress.goals import ShapeSettings, budget_of, learner_of
 from hetcompress.learners import LEARNERS, ShapeLearner
 from hetcompress.lowering import fold_batch_norms
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
-from hetcompress.pruning import check_reachable, prune, pruned_skeleton
+from hetcompress.pruning import prune, pruned_skeleton
 from hetcompress.recalibration import recalibrate_
 from hetcompress.reporters import Reporter, Silent
 from hetcompress.surgery import named_modules_of

@@ -11,10 +11,12 @@ from torch import nn
 from hetcompress.budgets import Budget, check_density, check_ratio
 from hetcompress.cost import LayerCost, layer_macs
 from hetcompress.errors import NothingToDoError, UsageError
+from hetcompress.graphs import evaluating
 from hetcompress.learners import LEARNERS, MagnitudeLearner, PenaltyLearner, SensitivityLearner, ShapeLearner
 from hetcompress.nn import LearnableHetConv2d
 from hetcompress.penalties import PENALTIES
 from hetcompress.surgery import named_modules_of
+from hetcompress.wiring import Wiring
 
 __all__ = ["DEFAULT_MAC_RATIO", "OPTIONS", "ShapeSettings", "budget_of", "learner_of"]
 
@@ -126,9 +128,15 @@ def budget_of(model: nn.Module, shapes: ShapeSettings, image_size: tuple[int, in
         return Budget.of_density(layers, shapes.density)
     if shapes.latency_ratio is not None:
         raise UsageError("target --latency-ratio", expected="a budget from `hetcompress.planning.aim`", found="none")
-    macs = layer_macs(model, torch.zeros(1, *image_size))
-    total = sum(layer.dense for layer in macs.values())
-    return Budget.of_mac_ratio(layers, _positions(layers, macs), total, shapes.mac_ratio or DEFAULT_MAC_RATIO)
+    example = torch.zeros(1, *image_size, device=next(iter(layers.values())).weight.device)
+    macs = layer_macs(model, example)
+    beside = {name: float(cost.dense) for name, cost in macs.items() if name not in layers}
+    with evaluating(model):
+        wiring = Wiring.of(model, example)
+    return Budget.of_mac_ratio(
+        layers, _positions(layers, macs), sum(cost.dense for cost in macs.values()),
+        shapes.mac_ratio or DEFAULT_MAC_RATIO, beside=beside, wiring=wiring,
+    )  # fmt: skip
 
 
 def _positions(layers: Mapping[str, LearnableHetConv2d], macs: Mapping[str, LayerCost]) -> dict[str, int]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from hetcompress.nn import GroupSize
 from hetcompress.registry import Registry
-from hetcompress.shapes import CentreShapes, FreeShapes, SetShapes, ShapeFamily, build_family
+from hetcompress.shapes import CentreShapes, FreeShapes, SetShapes, ShapeFamily, WholeShapes, build_family
 
 __all__ = ["FINEST_FIRST", "GRANULARITIES", "Grain"]
 
@@ -23,7 +23,7 @@ VECTOR = 16
 MOST_SETS = 4
 """More sets of filters cost more time than their MACs save, in stock runtimes."""
 
-FINEST_FIRST = ("vector", "sets", "channels")
+FINEST_FIRST = ("vector", "sets", "channels", "whole")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,3 +73,9 @@ def _sets(conv: nn.Conv2d) -> Grain:
 def _channels(_conv: nn.Conv2d) -> Grain:
     """Whole kernel, centre or nothing for each input channel, shared by all filters."""
     return Grain(CentreShapes(), "all", 1)
+
+
+@GRANULARITIES.register("whole")
+def _whole(_conv: nn.Conv2d) -> Grain:
+    """Whole kernel or nothing for each input channel, shared by all filters: channel pruning."""
+    return Grain(WholeShapes(), "all", 1)

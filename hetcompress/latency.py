@@ -116,6 +116,12 @@ class Comparison:
         """Return plain values, the verdict among them."""
         return {**dataclasses.asdict(self), "verdict": self.verdict}
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Comparison:
+        """Build what `to_json` returned."""
+        dense, compact = Latency(**values["dense"]), Latency(**values["compact"])
+        return cls(dense, compact, values["ratio"], values["ratio_low"], values["ratio_high"])
+
 
 def verdict_of(low: float, high: float) -> Verdict:
     """Return what the 90 % interval of a time ratio allows to be said."""

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hetcompress.allocation import allocate
 from hetcompress.budgets import Budget
 from hetcompress.nn import LearnableHetConv2d
 from hetcompress.penalties import Penalty
-from hetcompress.pruning import allocate, magnitudes
+from hetcompress.pruning import magnitudes, worths
 from hetcompress.registry import Registry
 from hetcompress.schedules import cubic, linear, penalty_weight
 
@@ -156,8 +157,7 @@ class _ScheduleLearner(ShapeLearner):
 
     def final_logits(self) -> dict[str, Tensor]:
         """Return the current scores, written as logits of each layer's family."""
-        scores = self.scores()
-        return {name: layer.family.logits_of(scores[name]) for name, layer in self.layers.items()}
+        return worths(self.layers, self.scores(), self.budget.wiring)
 
 
 @LEARNERS.register("magnitude")

@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from hetcompress.allocation import kept_cost
 from hetcompress.budgets import Budget
 from hetcompress.conversion import convert
 from hetcompress.granularity import FINEST_FIRST, GRANULARITIES, Grain
 from hetcompress.lowering import LOWERINGS
 from hetcompress.models import MODELS
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
-from hetcompress.pruning import kept_cost, magnitudes, prune
+from hetcompress.pruning import magnitudes, prune
 from hetcompress.shapes import SetShapes
 from hetcompress.surgery import named_modules_of
 

@@ -6,11 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from hetcompress.allocation import allocate, kept_cost
 from hetcompress.budgets import Budget
 from hetcompress.conversion import convert
 from hetcompress.errors import NothingToDoError, UsageError
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
-from hetcompress.pruning import allocate, kept_cost, prune, pruned_skeleton
+from hetcompress.pruning import prune, pruned_skeleton
 from hetcompress.shapes import build_family
 from hetcompress.surgery import named_modules_of
 

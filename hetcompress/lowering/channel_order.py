@@ -18,9 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hetcompress.lowering.dead_channels import spread_
+from hetcompress.flow import Flow, Step, spread_
 from hetcompress.lowering.filter_split import MOST_SETS, filter_sets
-from hetcompress.lowering.flow import Flow, Step
 from hetcompress.lowering.pieces import Piece, pieces_of
 from hetcompress.lowering.pointwise_plus import split_channels
 from hetcompress.lowering.rewiring import rewire_
@@ -42,7 +41,7 @@ def sort_channels_(model: nn.Module, example_input: Float[Tensor, "n c h w"]) ->
     """
     flow = Flow.of(model, example_input)
     chosen = [torch.arange(size) for size in flow.channels]
-    labels = _labels(flow)
+    labels = flow.labels()
     for values in _families(flow):
         reader, makers = _private(flow, values)
         if reader is not None:
@@ -51,14 +50,6 @@ def sort_channels_(model: nn.Module, example_input: Float[Tensor, "n c h w"]) ->
                 for value in values:
                     chosen[value] = _sorted(labels[value], order)
     rewire_(model, flow, chosen)
-
-
-def _labels(flow: Flow) -> list[Int[Tensor, " _"]]:
-    """Return a number for each channel of each value, the same for those that are tied."""
-    starts = torch.tensor([0, *flow.channels]).cumsum(0).tolist()
-    labels = [torch.arange(start, start + size) for start, size in zip(starts, flow.channels, strict=False)]
-    spread_(labels, (lanes for step in flow.steps for lanes in step.ties(flow.channels)), torch.minimum)
-    return labels
 
 
 def _families(flow: Flow) -> list[list[int]]:

@@ -74,6 +74,11 @@ class Lowered:
     layers: tuple[LoweredLayer, ...]
     max_difference: float
 
+    @property
+    def smaller(self) -> bool:
+        """Whether any layer computes less than without a mask, be it only for filters that nothing reads."""
+        return any(layer.macs_executed != layer.macs_dense for layer in self.layers)
+
 
 def lower(
     model: nn.Module,

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hetcompress.lowering.flow import Flow
+from hetcompress.flow import Flow
 from hetcompress.lowering.pieces import Geometry
 from hetcompress.lowering.rewiring import kernels_of, pruned_like
 from hetcompress.nn import HetConv2d

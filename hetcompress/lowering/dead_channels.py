@@ -9,18 +9,16 @@ residual stream goes only if nothing reads it anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hetcompress.lowering.flow import Flow, Lane
+from hetcompress.flow import Flow, spread_
 from hetcompress.lowering.pieces import BLOCK, aligned
 from hetcompress.lowering.rewiring import kernels_of, rewire_
 from hetcompress.nn import HetConv2d
 
-__all__ = ["remove_dead_channels_", "spread_"]
+__all__ = ["remove_dead_channels_"]
 
 
 def remove_dead_channels_(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> None:
@@ -32,27 +30,6 @@ def remove_dead_channels_(model: nn.Module, example_input: Float[Tensor, "n c h 
     """
     flow = Flow.of(model, example_input)
     rewire_(model, flow, [kept.nonzero().flatten() for kept in _kept(model, flow)])
-
-
-def spread_(values: Sequence[Tensor], ties: Iterable[list[Lane]], join: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Give tied channels one common entry, in place.
-
-    Args:
-        values: For each value an entry for each channel.
-        ties: Lanes that hold the same channels.
-        join: Makes one entry of two, element by element; idempotent and associative.
-    """
-    ties = list(ties)
-    changed = True
-    while changed:
-        changed = False
-        for lanes in ties:
-            common = values[lanes[0][0]][lanes[0][1]].clone()
-            for value, part in lanes[1:]:
-                common = join(common, values[value][part])
-            for value, part in lanes:
-                changed = changed or not torch.equal(values[value][part], common)
-                values[value][part] = common
 
 
 def _live(model: nn.Module, flow: Flow) -> list[Bool[Tensor, " _"]]:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hetcompress.lowering.flow import Flow
+from hetcompress.flow import Flow
 from hetcompress.memory import frugal
 from hetcompress.surgery import named_modules_of, replace_modules_
 

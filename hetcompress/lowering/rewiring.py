@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hetcompress.lowering.flow import Flow
+from hetcompress.flow import Flow
 from hetcompress.nn import HetConv2d, conv_arguments
 from hetcompress.surgery import replace_modules_
 

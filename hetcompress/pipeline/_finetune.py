@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hetcompress.allocation import check_reachable
 from hetcompress.artifacts import RunFolder
 from hetcompress.budgets import Budget
 from hetcompress.errors import UsageError
@@ -24,7 +25,7 @@ from hetcompress.nn import LearnableHetConv2d
 from hetcompress.pipeline._common import DataSettings, Pruned, check_classes, finish, open_run_data
 from hetcompress.pipeline._time import aimed, measured_budget, pruned_to_time, timed
 from hetcompress.planning import FAST, PlanSettings
-from hetcompress.pruning import check_reachable, magnitudes
+from hetcompress.pruning import magnitudes, worths
 from hetcompress.reporters import Reporter, Silent
 from hetcompress.surgery import named_modules_of
 from hetcompress.training import TrainSettings
@@ -139,8 +140,7 @@ def _reachable(model: nn.Module, budget: Budget) -> Budget:
 def _aimed(folder: RunFolder, model: nn.Module, ratio: float, plan: PlanSettings) -> Budget:
     """Return the budget of time by the shapes that the source's weights suggest."""
     layers = named_modules_of(model, LearnableHetConv2d)
-    logits = {name: layers[name].family.logits_of(scores) for name, scores in magnitudes(layers).items()}
-    return aimed(folder, model, ratio, plan, logits).budget
+    return aimed(folder, model, ratio, plan, worths(layers, magnitudes(layers))).budget
 
 
 def fingerprint_of(settings: Mapping[str, Any], weights: Path, classes: Sequence[str], images: int) -> str:

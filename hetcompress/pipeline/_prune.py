@@ -14,7 +14,7 @@ from hetcompress.nn import LearnableHetConv2d
 from hetcompress.pipeline._common import Pruned, finish
 from hetcompress.pipeline._time import aimed
 from hetcompress.planning import FAST, PlanSettings
-from hetcompress.pruning import magnitudes
+from hetcompress.pruning import magnitudes, worths
 from hetcompress.pruning import prune as prune_model
 from hetcompress.surgery import named_modules_of
 
@@ -67,10 +67,10 @@ def prune(
     if random is not None:
         generator = torch.Generator().manual_seed(random)
         scores = {name: torch.rand(worth.shape, generator=generator) for name, worth in scores.items()}
-    logits = {name: layer.family.logits_of(scores[name]) for name, layer in layers.items()}
     settings = {"data": None, "target": targets, "random": random, "evenly": evenly}
     if shapes.latency_ratio is not None:
-        found = aimed(folder, model, shapes.latency_ratio, plan, logits)
+        found = aimed(folder, model, shapes.latency_ratio, plan, worths(layers, scores))
         return finish(folder, "prune", settings, Finetuned(found.pruned, {}, []), found.time)
-    pruned = prune_model(model, budget_of(model, shapes, folder.input_spec.size), logits=logits, evenly=evenly)
+    budget = budget_of(model, shapes, folder.input_spec.size)
+    pruned = prune_model(model, budget, logits=worths(layers, scores, budget.wiring), evenly=evenly)
     return finish(folder, "prune", settings, Finetuned(pruned, {}, []))

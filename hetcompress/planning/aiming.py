@@ -96,9 +96,8 @@ def time_ratio(
         settings: The runtime, and how forms are chosen.
     """
     planned = plan(dense, pruned, example, settings)
-    changed = any(layer.form != "dense" for layer in planned.lowered.layers)
     found = (1.0, 1.0, 1.0)
-    if planned.whole is not None and changed:
+    if planned.whole is not None and planned.lowered.smaller:
         found = (planned.whole.ratio, planned.whole.ratio_low, planned.whole.ratio_high)
     return TimeRatio(budget.target, budget.value(_cost(pruned, budget)), *found, dataclasses.asdict(settings))
 

@@ -1,8 +1,7 @@
 """Granularity by measured time: the finest one that is about as fast as the fastest.
 
-Every granularity prunes the layer by magnitude to the same density, and its forms are timed in one session, the dense
-one among them.  Where the dense form wins, as in narrow layers without our kernel, all granularities take its time and
-the finest is chosen, which loses least accuracy.
+Every granularity prunes the layer by magnitude to the same density, and its forms are timed in one session.  The dense
+form, which any of them could fall back to, does not count: a layer that stays dense saves nothing of what was pruned.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class TimedGrain:
     Attributes:
         granularity: Its name.
         grain: What it is for this layer.
-        times: Milliseconds of each granularity's fastest form, at the same density.
+        times: Milliseconds of each granularity's fastest form besides the dense one, at the same density.
     """
 
     granularity: str
@@ -81,7 +80,8 @@ def _times(conv: nn.Conv2d, input_shape: tuple[int, ...], rules: Sequence[str], 
         layer = LearnableHetConv2d.from_conv2d(conv, grain.family, grain.group_out, grain.group_in)
         fitting = forms_of(at_density(layer, DENSITY), rules)[0]
         forms["dense"] = fitting.pop("dense")
-        owners[granularity] = ["dense", *(f"{granularity}, {name}" for name in fitting)]
-        forms.update(zip(owners[granularity][1:], fitting.values(), strict=True))
+        owned = {f"{granularity}, {name}": form for name, form in fitting.items()}
+        owners[granularity] = list(owned) or ["dense"]
+        forms.update(owned)
     times = chooser.times(forms, input_shape)
     return {granularity: min(times[name] for name in names) for granularity, names in owners.items()}

@@ -21,12 +21,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hetcompress.allocation import allocate
 from hetcompress.budgets import Budget
 from hetcompress.lowering import forms_of, input_shapes
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
 from hetcompress.planning.measured import Measured
 from hetcompress.planning.whole import PlanSettings
-from hetcompress.pruning import allocate, magnitudes
+from hetcompress.pruning import magnitudes
 from hetcompress.surgery import named_modules_of
 
 __all__ = ["at_density", "layer_prices", "price_of"]

@@ -9,15 +9,20 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from hetcompress.errors import UsageError
 from hetcompress.graphs import ONNX_OPSET, ort_session
 from hetcompress.kernels import fuse_torch
-from hetcompress.nn.lowered import Chain
+from hetcompress.latency import Comparison, compare, compare_latency
 from hetcompress.registry import Registry
 
 __all__ = ["PLAN_TARGETS", "PlanTarget"]
+
+
+WHOLE_SECONDS = 1.0
+"""For timing a whole model against the dense one, at least."""
 
 
 class PlanTarget(abc.ABC):
@@ -31,8 +36,22 @@ class PlanTarget(abc.ABC):
         """What timings depend on besides the machine."""
 
     @abc.abstractmethod
-    def runner(self, form: Chain, images: Tensor, threads: int) -> Callable[[], object]:
-        """Return what runs a form once on these images."""
+    def runner(self, form: nn.Module, images: Tensor, threads: int) -> Callable[[], object]:
+        """Return what runs a form, or a whole model, once on these images."""
+
+    @abc.abstractmethod
+    def against(
+        self, dense: nn.Module, compact: nn.Module, example: Float[Tensor, "n c h w"], *, batch: int, threads: int
+    ) -> Comparison:
+        """Time a whole model against the dense one.
+
+        Args:
+            dense: What the other must beat.
+            compact: The other.
+            example: Its shape is that of the images.
+            batch: Images at once.
+            threads: Threads inside an operator.
+        """
 
 
 PLAN_TARGETS: Registry[type[PlanTarget]] = Registry("plan target")
@@ -49,13 +68,19 @@ class OrtCpu(PlanTarget):
         """See `PlanTarget.version`."""
         return f"onnxruntime {importlib.metadata.version('onnxruntime')}"
 
-    def runner(self, form: Chain, images: Tensor, threads: int) -> Callable[[], object]:
+    def runner(self, form: nn.Module, images: Tensor, threads: int) -> Callable[[], object]:
         """See `PlanTarget.runner`."""
         from hetcompress.onnx_forms import form_model
 
         session = ort_session(form_model(form, images.shape[1], ONNX_OPSET).SerializeToString(), threads)
         feed = {"input": images.numpy()}
         return lambda: session.run(None, feed)
+
+    def against(
+        self, dense: nn.Module, compact: nn.Module, example: Float[Tensor, "n c h w"], *, batch: int, threads: int
+    ) -> Comparison:
+        """See `PlanTarget.against`."""
+        return _on_cpu("onnxruntime", dense, compact, example, batch=batch, threads=threads)
 
 
 class _Torch(PlanTarget):
@@ -68,7 +93,7 @@ class _Torch(PlanTarget):
         """See `PlanTarget.version`."""
         return f"torch {torch.__version__}"
 
-    def runner(self, form: Chain, images: Tensor, threads: int) -> Callable[[], object]:
+    def runner(self, form: nn.Module, images: Tensor, threads: int) -> Callable[[], object]:
         """See `PlanTarget.runner`."""
         model = self.fitted(copy.deepcopy(form).eval(), images)
         model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -101,6 +126,12 @@ class TorchCpu(_Torch):
         """See `_Torch.fitted`."""
         return fuse_torch(form, images[:1]).model
 
+    def against(
+        self, dense: nn.Module, compact: nn.Module, example: Float[Tensor, "n c h w"], *, batch: int, threads: int
+    ) -> Comparison:
+        """See `PlanTarget.against`."""
+        return _on_cpu("torch", dense, compact, example, batch=batch, threads=threads)
+
 
 @PLAN_TARGETS.register("torch-cuda")
 class TorchCuda(_Torch):
@@ -121,3 +152,20 @@ class TorchCuda(_Torch):
     def wait(self) -> None:
         """See `_Torch.wait`."""
         torch.cuda.synchronize()
+
+    def against(
+        self, dense: nn.Module, compact: nn.Module, example: Float[Tensor, "n c h w"], *, batch: int, threads: int
+    ) -> Comparison:
+        """See `PlanTarget.against`."""
+        images = torch.randn(batch, *example.shape[1:], generator=torch.Generator().manual_seed(0))
+        runners = [self.runner(model, images, threads) for model in (dense, compact)]
+        return compare(*runners, batch=batch, threads=threads, runtime=self.name, seconds=WHOLE_SECONDS)
+
+
+def _on_cpu(
+    runtime: str, dense: nn.Module, compact: nn.Module, example: Tensor, *, batch: int, threads: int
+) -> Comparison:
+    return compare_latency(
+        dense, compact, tuple(example.shape[1:]), batches=(batch,), threads=threads, runtimes=(runtime,),
+        seconds=WHOLE_SECONDS,
+    )[0]  # fmt: skip

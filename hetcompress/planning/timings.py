@@ -11,12 +11,15 @@ from torch import nn
 
 from hetcompress.errors import HetCompressError
 from hetcompress.files import write_text
+from hetcompress.latency import Comparison
 from hetcompress.machine import machine
 
 __all__ = ["Timings", "cache_folder"]
 
-FORMAT = 2
+FORMAT = 3
 """Of the cache; other formats are measured anew."""
+STEADY = 1.1
+"""A whole whose 90 % interval is wider, end over end, is not remembered."""
 
 
 def cache_folder() -> Path:
@@ -41,9 +44,12 @@ class Timings:
         described = json.dumps([FORMAT, runtime, here.cpu, here.flags, here.cores])
         self.path = cache_folder() / f"timings-{hashlib.sha256(described.encode()).hexdigest()[:16]}.json"
         self.known: dict[str, float] = {}
+        self.wholes: dict[str, Comparison] = {}
         try:
             read = json.loads(self.path.read_text(encoding="utf-8"))
-            self.known = {str(key): float(value) for key, value in read["milliseconds"].items()}
+            known = {str(key): float(value) for key, value in read["milliseconds"].items()}
+            self.wholes = {str(key): Comparison.from_json(value) for key, value in read["wholes"].items()}
+            self.known = known
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass
         self.changed = False
@@ -60,12 +66,20 @@ class Timings:
         self.known.update(measured)
         self.changed = self.changed or bool(measured)
 
+    def add_whole(self, key: str, compared: Comparison) -> None:
+        """Remember a whole model against the dense one, unless it was a busy minute."""
+        if compared.ratio_high <= STEADY * compared.ratio_low:
+            self.wholes[key] = compared
+            self.changed = True
+
     def save(self) -> None:
         """Write the cache, if it changed."""
         if not self.changed:
             return
+        wholes = {key: compared.to_json() for key, compared in self.wholes.items()}
+        values = {"format": FORMAT, "milliseconds": self.known, "wholes": wholes}
         try:
-            write_text(self.path, json.dumps({"format": FORMAT, "milliseconds": self.known}))
+            write_text(self.path, json.dumps(values))
         except HetCompressError:
             return
         self.changed = False

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from hetcompress.errors import UsageError
 from hetcompress.kernels import available
-from hetcompress.latency import SAME, Comparison, compare_latency
+from hetcompress.latency import SAME, Comparison
 from hetcompress.lowering import ORDER, Chooser, Lowered, LoweredLayer, Preferring, fold_batch_norms, lower
 from hetcompress.planning.measured import Measured
 from hetcompress.planning.runtimes import PLAN_TARGETS
+from hetcompress.planning.timings import Timings
 
 __all__ = ["FAST", "FEWEST_MACS", "PLANS", "Plan", "PlanSettings", "against", "plan"]
 
@@ -136,11 +137,11 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
         # side by side, kernels spare each other the reorders that each pays between other operators
         runs = Preferring("vector-block", chooser)
         wholes.append(lower(pruned, example, rules=settings.rules, chooser=runs))
-    wholes = [whole for whole in wholes if _changed(whole)]
+    wholes = [whole for whole in wholes if whole.smaller]
     if not wholes:
-        return Plan(lowered, settings, None, "no layer is faster in another form than dense")
+        return Plan(lowered, settings, None, "no layer is smaller or faster in another form than dense")
     reference = fold_batch_norms(dense, example)
-    timed = [(against(reference, whole.model, example, settings), whole) for whole in wholes]
+    timed = [(against(reference, whole.model, example, settings, chooser.timings), whole) for whole in wholes]
     compared, best = max(timed, key=lambda pair: pair[0].ratio)
     note = ""
     while compared.ratio < 1 + SAME and _changed(best):
@@ -152,8 +153,8 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
         )
         left = {layer.name for layer in best.layers} - {layer.name for layer in kept}
         best = lower(pruned, example, rules=settings.rules, chooser=chooser, dense=left)
-        compared = against(reference, best.model, example, settings) if _changed(best) else compared
-    if _changed(best) and compared.verdict != "faster":
+        compared = against(reference, best.model, example, settings, chooser.timings) if best.smaller else compared
+    if best.smaller and compared.verdict != "faster":
         note = (
             f"the machine is busy: the whole is {compared.ratio:.3g} times as fast as dense, but between "
             f"{compared.ratio_low:.3g} and {compared.ratio_high:.3g} in 90 % of the rounds; measure again when it is "
@@ -166,10 +167,18 @@ def _changed(lowered: Lowered) -> list[LoweredLayer]:
     return [layer for layer in lowered.layers if layer.form != "dense"]
 
 
-def against(dense: nn.Module, compact: nn.Module, example: Tensor, settings: PlanSettings) -> Comparison:
-    """Time a model against the dense one in the runtime of a plan."""
-    runtime = "onnxruntime" if settings.target == "ort-cpu" else "torch"
-    return compare_latency(
-        dense, compact, tuple(example.shape[1:]), batches=(settings.batch,), threads=settings.threads,
-        runtimes=(runtime,), seconds=1.0,
-    )[0]  # fmt: skip
+def against(
+    dense: nn.Module, compact: nn.Module, example: Tensor, settings: PlanSettings, timings: Timings | None = None
+) -> Comparison:
+    """Time a model against the dense one in the runtime of a plan, or remember how it was; None remembers nothing."""
+    key = "".join(
+        Timings.key(model, tuple(example.shape[1:]), settings.batch, settings.threads) for model in (dense, compact)
+    )
+    if timings is not None and key in timings.wholes:
+        return timings.wholes[key]
+    target = PLAN_TARGETS[settings.target]()
+    compared = target.against(dense, compact, example, batch=settings.batch, threads=settings.threads)
+    if timings is not None:
+        timings.add_whole(key, compared)
+        timings.save()
+    return compared

@@ -6,6 +6,7 @@ from hetcompress.shapes.free import FreeShapes
 from hetcompress.shapes.hetconv import HetConvShapes
 from hetcompress.shapes.rigid import RigidShapes
 from hetcompress.shapes.sets import SetShapes
+from hetcompress.shapes.whole import WholeShapes
 
 __all__ = [
     "SHAPE_FAMILIES",
@@ -15,5 +16,6 @@ __all__ = [
     "RigidShapes",
     "SetShapes",
     "ShapeFamily",
+    "WholeShapes",
     "build_family",
 ]

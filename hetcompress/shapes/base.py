@@ -60,9 +60,20 @@ class ShapeFamily(abc.ABC):
 
     @abc.abstractmethod
     def priced(
-        self, logits: Float[Tensor, "out_groups in_groups n"], price: float, kernel_size: KernelSize
+        self,
+        logits: Float[Tensor, "out_groups in_groups n"],
+        price: float,
+        kernel_size: KernelSize,
+        channel: float = 0.0,
     ) -> Float[Tensor, "out_groups in_groups n"]:
-        """Return the logits after every kept tap has been charged `price`."""
+        """Return the logits after every kept tap has been charged `price`.
+
+        Args:
+            logits: What the shapes are worth.
+            price: Of a tap.
+            kernel_size: Rows and columns.
+            channel: Taps' worth that an input channel costs besides if any of it is read: what makes it.
+        """
 
 
 SHAPE_FAMILIES: Registry[type[ShapeFamily]] = Registry("shape family")

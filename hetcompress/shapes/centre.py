@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hetcompress.errors import UsageError
-from hetcompress.shapes._blocks import averaged_in_blocks
 from hetcompress.shapes._library import LibraryShapes, centre
 from hetcompress.shapes.base import SHAPE_FAMILIES, KernelSize
 
@@ -24,24 +20,13 @@ class CentreShapes(LibraryShapes):
     one k x k convolution over some of its channels.
 
     Args:
-        block: Input channels that decide together; the runtime's channel block, 16 with AVX-512 and 8 with AVX2.
+        block: See `LibraryShapes`.
     """
 
     name = "centre"
 
     def __init__(self, block: int = 16) -> None:
-        super().__init__()
-        if not isinstance(block, int) or block < 1:
-            raise UsageError("block of family 'centre'", expected="a number of channels", found=repr(block))
-        self.block = block
-
-    def arguments(self) -> dict[str, Any]:
-        """See `ShapeFamily.arguments`."""
-        return {"block": self.block}
-
-    def logits_of(self, scores: Float[Tensor, "out_groups in_groups kh kw"]) -> Float[Tensor, "out_groups in_groups n"]:
-        """A shape's logit is the sum of the scores of its taps, meant over a block of channels."""
-        return super().logits_of(averaged_in_blocks(scores, self.block))
+        super().__init__(block)
 
     def library(self, kernel_size: KernelSize) -> dict[str, Float[Tensor, "kh kw"]]:
         """Return empty, centre and full; a 1x1 kernel has no centre besides the full one."""

@@ -38,6 +38,7 @@ class FreeShapes(ShapeFamily):
         logits: Float[Tensor, "out_groups in_groups n"],
         price: float,
         kernel_size: KernelSize,  # noqa: ARG002  every tap pays alike
+        channel: float = 0.0,  # noqa: ARG002  channels do not decide as a whole
     ) -> Float[Tensor, "out_groups in_groups n"]:
         """Charge each tap on its own."""
         return logits - price

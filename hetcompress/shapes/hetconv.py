@@ -65,6 +65,7 @@ class HetConvShapes(ShapeFamily):
         logits: Float[Tensor, "out_groups in_groups n"],
         price: float,  # noqa: ARG002  nothing is for sale
         kernel_size: KernelSize,  # noqa: ARG002
+        channel: float = 0.0,  # noqa: ARG002
     ) -> Float[Tensor, "out_groups in_groups n"]:
         """Return `logits`: the comb does not depend on prices."""
         return logits

@@ -31,7 +31,11 @@ __all__ = ["RigidShapes"]
 
 @SHAPE_FAMILIES.register("rigid")
 class RigidShapes(LibraryShapes):
-    """One of the paper's named shapes, by argmax over their logits."""
+    """One of the paper's named shapes, by argmax over their logits.
+
+    Args:
+        block: See `LibraryShapes`.
+    """
 
     name = "rigid"
 

@@ -77,8 +77,12 @@ class SetShapes(ShapeFamily):
         return torch.cat([averaged_in_blocks(around, self.block, alike=True).sum((-2, -1))[..., None], alive], -1)
 
     def priced(
-        self, logits: Float[Tensor, "out_groups in_groups n"], price: float, kernel_size: KernelSize
+        self,
+        logits: Float[Tensor, "out_groups in_groups n"],
+        price: float,
+        kernel_size: KernelSize,
+        channel: float = 0.0,
     ) -> Float[Tensor, "out_groups in_groups n"]:
-        """Charge the centre for one tap, and what is around it for all others."""
-        taps = [math.prod(kernel_size) - 1, 1][-logits.shape[-1] :]
+        """Charge the centre for one tap and the channel, and what is around it for all other taps."""
+        taps = [math.prod(kernel_size) - 1, 1 + channel][-logits.shape[-1] :]
         return logits - price * logits.new_tensor(taps)

@@ -163,7 +163,7 @@ def test_lists_of_names(hc):
     assert len(out.splitlines()) == len(recipe_names()) > 15
     assert "cifar10-resnet20-2x            ResNet-20 on CIFAR-10" in out
     assert json.loads(hc("list", "recipes", "--json")[1])["result"] == {"recipes": recipe_names()}
-    assert hc("list", "shape-families")[1].split() == ["centre", "free", "hetconv", "rigid", "sets"]
+    assert hc("list", "shape-families")[1].split() == ["centre", "free", "hetconv", "rigid", "sets", "whole"]
     code, _, err = hc("list", "recipe")
     assert code == 2
     assert "did you mean 'recipes'?" in err

@@ -5,7 +5,7 @@ from torch import nn
 
 from hetcompress.latency import Comparison, Latency
 from hetcompress.lowering import conv_weights
-from hetcompress.planning import measured, whole
+from hetcompress.planning import measured, runtimes
 from hetcompress.planning.runtimes import PLAN_TARGETS, OrtCpu
 
 OVERHEAD = 2000.0
@@ -34,9 +34,9 @@ def weighing(monkeypatch, tmp_path):
     monkeypatch.setenv("HETCOMPRESS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(PLAN_TARGETS._entries, "ort-cpu", Weighing)
     monkeypatch.setattr(measured, "_medians", lambda runners, **_: {name: run() for name, run in runners.items()})
-    monkeypatch.setattr(whole, "compare_latency", compared)
+    monkeypatch.setattr(runtimes, "compare_latency", compared)
 
     def hide(milliseconds):
-        monkeypatch.setattr(whole, "compare_latency", lambda *a, **k: compared(*a, hidden=milliseconds, **k))
+        monkeypatch.setattr(runtimes, "compare_latency", lambda *a, **k: compared(*a, hidden=milliseconds, **k))
 
     return hide

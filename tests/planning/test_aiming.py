@@ -127,7 +127,7 @@ def test_prices_on_a_real_clock(monkeypatch, tmp_path):
         ((), "vector"),
         (("vector",), "sets"),
         (("vector", "sets"), "channels"),
-        (("vector", "sets", "channels"), "vector"),
+        (("vector", "sets", "channels", "whole"), "vector"),
     ],
 )
 def test_the_finest_granularity_that_is_about_as_fast(weighing, monkeypatch, slow, expected):  # noqa: F811

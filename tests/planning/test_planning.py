@@ -11,8 +11,8 @@ from hetcompress.errors import UsageError
 from hetcompress.latency import Comparison, Latency
 from hetcompress.lowering import LOWERINGS, ORDER, fold_batch_norms
 from hetcompress.nn import HetConv2d
-from hetcompress.planning import PLANS, Measured, PlanSettings, measured, plan, whole
-from hetcompress.planning.runtimes import PLAN_TARGETS, PlanTarget
+from hetcompress.planning import PLANS, Measured, PlanSettings, measured, plan, runtimes
+from hetcompress.planning.runtimes import PLAN_TARGETS, PlanTarget, TorchCuda
 from hetcompress.planning.surroundings import in_surroundings
 from hetcompress.planning.timings import Timings
 
@@ -39,6 +39,9 @@ class Pretended(PlanTarget):
         self.asked += 1
         weights = sum(parameter.numel() for parameter in form.parameters())
         return lambda: float(weights)
+
+    def against(self, dense, compact, example, *, batch, threads):
+        raise NotImplementedError
 
 
 def layer(seed=0):
@@ -113,19 +116,25 @@ def test_runtimes_run_forms_between_their_neighbours(name):
         assert result[0].shape == tuple(expected.shape)
 
 
+def pretend(monkeypatch, *found):
+    """Let wholes compare as told, in turn and the last for good: ratio, low, high.  Returns what grows when asked."""
+    asked = []
+
+    def compared(*_, **__):
+        asked.append(found[min(len(asked), len(found) - 1)])
+        latency_of = Latency.of([1.0, 1.0], batch=1, threads=1, runtime="x")
+        return [Comparison(latency_of, latency_of, *asked[-1])]
+
+    monkeypatch.setattr(runtimes, "compare_latency", compared)
+    return asked
+
+
 def test_a_whole_that_is_slower_falls_back_to_dense(monkeypatch):
     monkeypatch.setattr(measured, "_medians", lambda runners, **_: {name: float(len(name)) for name in runners})
     net = Net().eval()
     example = torch.zeros(1, 3, 12, 12)
     monkeypatch.setattr(measured, "cheapest", lambda costs, _: "pointwise-plus" if len(costs) > 1 else "dense")
-    verdicts = []
-
-    def pretended(*_, **__):
-        latency_of = Latency.of([1.0, 1.0], batch=1, threads=1, runtime="x")
-        verdicts.append(1)
-        return [Comparison(latency_of, latency_of, 0.5, 0.5, 0.5)]
-
-    monkeypatch.setattr(whole, "compare_latency", pretended)
+    verdicts = pretend(monkeypatch, (0.5, 0.5, 0.5))
     result = plan(dense_of(net), net, example, SETTINGS)
     assert [found.form for found in result.lowered.layers] == ["dense"]
     assert len(verdicts) == 1
@@ -142,6 +151,51 @@ def test_a_real_plan_computes_the_same():
     assert set(result.to_json()) >= {"plan", "target", "batch", "threads", "layers", "note"}
     assert result.lowered.layers[0].unit == "ms"
     assert all(cost > 0 for cost in result.lowered.layers[0].costs.values())
+
+
+def test_a_whole_is_timed_once(monkeypatch):
+    asked = pretend(monkeypatch, (2.0, 1.5, 2.1), (2.0, 2.0, 2.1))
+    monkeypatch.setattr(measured, "cheapest", lambda costs, _: "pointwise-plus" if len(costs) > 1 else "dense")
+    net, example = Net().eval(), torch.zeros(1, 3, 12, 12)
+    results = [plan(dense_of(net), net, example, SETTINGS) for _ in range(3)]
+    assert len(asked) == 2, "a busy minute is not remembered"
+    assert results[1].whole == results[2].whole
+    plan(dense_of(net), net, torch.zeros(1, 3, 16, 16), SETTINGS)
+    assert len(asked) == 3
+
+
+def test_a_device_times_whole_models_itself(monkeypatch):
+    class WithoutDevice(TorchCuda):
+        device, version = "cpu", "1"
+        waited = 0
+
+        def __init__(self):
+            pass
+
+        def wait(self):
+            WithoutDevice.waited += 1
+
+    monkeypatch.setitem(PLAN_TARGETS._entries, "torch-cuda", WithoutDevice)
+    monkeypatch.setattr(runtimes, "compare_latency", None)
+    monkeypatch.setattr(runtimes, "WHOLE_SECONDS", 0.05)
+    monkeypatch.setattr(measured, "cheapest", lambda costs, _: "pointwise-plus" if len(costs) > 1 else "dense")
+    net, example = Net().eval(), torch.zeros(1, 3, 12, 12)
+    result = plan(dense_of(net), net, example, dataclasses.replace(SETTINGS, target="torch-cuda", batch=2))
+    assert (result.whole.dense.runtime, result.whole.dense.batch) == ("torch-cuda", 2)
+    assert WithoutDevice.waited > 2 * 15
+
+
+def test_filters_that_nothing_reads_make_a_whole_faster(monkeypatch):
+    asked = pretend(monkeypatch, (2.0, 2.0, 2.0))
+    net = Net().eval()
+    shapes = torch.ones(1, 32, 3, 3, dtype=torch.bool)
+    shapes[:, 16:] = False
+    net.second = HetConv2d.from_conv2d(net.second, shapes, "all", 1)
+    result = plan(dense_of(net), net, torch.zeros(1, 3, 12, 12), SETTINGS)
+    assert [layer.form for layer in result.lowered.layers] == ["dense"]
+    assert asked
+    assert result.whole.ratio == 2.0
+    assert result.lowered.model.first.out_channels == 16
 
 
 def test_fewest_macs_needs_no_clock(monkeypatch):

@@ -116,9 +116,12 @@ def test_unknown_names_and_arguments_are_refused():
         build_family("hetconv", {"parts": 0})
 
 
-@given(st.integers(1, 3), st.integers(1, 70), st.integers(1, 20), st.floats(-0.5, 2))
-def test_channels_of_a_block_decide_together(out_groups, channels, block, price):
-    family = CentreShapes(block=block)
+@given(
+    st.sampled_from(["centre", "whole", "rigid"]), st.integers(1, 3), st.integers(1, 70), st.integers(1, 20),
+    st.floats(-0.5, 2),
+)  # fmt: skip
+def test_channels_of_a_block_decide_together(name, out_groups, channels, block, price):
+    family = build_family(name, {"block": block})
     torch.manual_seed(channels * 100 + block)
     logits = family.logits_of(torch.rand(out_groups, channels, 3, 3))
     masks = family.masks(family.priced(logits, price, (3, 3)), (3, 3))

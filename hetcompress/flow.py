@@ -12,19 +12,19 @@ channels; any other one is taken to read all of them in this order, and perhaps 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from hetcompress.nn import HetConv2d
+from hetcompress.nn import HetConv2d, LearnableHetConv2d
 
-__all__ = ["Flow", "Lane", "Step"]
+__all__ = ["Flow", "Lane", "Step", "spread_"]
 
 CHANNELWISE = {
     "relu", "relu_", "relu6", "hardtanh", "hardtanh_", "leaky_relu", "leaky_relu_", "elu", "elu_", "gelu", "silu",
@@ -35,7 +35,7 @@ CHANNELWISE = {
 CONCAT = {"cat", "concat", "concatenate"}
 NO_VALUES = {"__get__", "dim", "size", "numel", "stride", "is_contiguous", "is_floating_point", "__len__"}
 """Functions that look at a tensor's shape or type and read no values (attributes are read by `__get__`)."""
-CONVOLUTIONS = (nn.Conv2d, HetConv2d)
+CONVOLUTIONS = (nn.Conv2d, HetConv2d, LearnableHetConv2d)
 FOLLOWED = (*CONVOLUTIONS, nn.BatchNorm2d)
 """Modules that are one step, whatever they call; of subclasses it is not known what they do."""
 
@@ -130,6 +130,13 @@ class Flow(TorchFunctionMode):
         """How many channels each value has."""
         return [shape[1] for shape in self.shapes]
 
+    def labels(self) -> list[Int[Tensor, " _"]]:
+        """Return a number for each channel of each value, the same for those that are tied."""
+        starts = torch.tensor([0, *self.channels]).cumsum(0).tolist()
+        labels = [torch.arange(start, start + size) for start, size in zip(starts, self.channels, strict=False)]
+        spread_(labels, (lanes for step in self.steps for lanes in step.ties(self.channels)), torch.minimum)
+        return labels
+
     def readers(self, value: int) -> list[Step]:
         """Return the steps that read a value."""
         return [step for step in self.steps if value in step.reads]
@@ -219,3 +226,24 @@ def _again(func: Any, args: Any, kwargs: Any, images: list[Tensor]) -> Callable[
         return func(*filled[0], **filled[1])
 
     return call
+
+
+def spread_(values: Sequence[Tensor], ties: Iterable[list[Lane]], join: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Give tied channels one common entry, in place.
+
+    Args:
+        values: For each value an entry for each channel.
+        ties: Lanes that hold the same channels.
+        join: Makes one entry of two, element by element; idempotent and associative.
+    """
+    ties = list(ties)
+    changed = True
+    while changed:
+        changed = False
+        for lanes in ties:
+            common = values[lanes[0][0]][lanes[0][1]].clone()
+            for value, part in lanes[1:]:
+                common = join(common, values[value][part])
+            for value, part in lanes:
+                changed = changed or not torch.equal(values[value][part], common)
+                values[value][part] = common
