@@ -49,7 +49,9 @@ REGISTERED = re.compile(r"(hetcompress|torchvision|timm):[\w.-]+")
 FETCHING = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "weights", "weights_backbone")
 """Arguments of theirs that open files or download; a run folder has weights of its own."""
 
-AGAIN = "run `hetcompress convert CHECKPOINT --force` again"
+
+def _again(path: Path) -> str:
+    return f"run `hetcompress convert CHECKPOINT --run {path} --force` again"
 
 
 def _unreadable(error: Exception) -> str:
@@ -155,14 +157,14 @@ class RunFolder:
         except OSError as error:
             fix = "make it readable, or name another folder with --run"
             if isinstance(error, FileNotFoundError | NotADirectoryError):
-                fix = AGAIN if is_ours(path) else "delete it, or name another folder with --run"
+                fix = _again(path) if is_ours(path) else "delete it, or name another folder with --run"
             raise InputError(
                 f"run folder {path}", expected=f"a readable {MANIFEST}", found=error.strerror or str(error), fix=fix
             ) from None
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"run folder {path}", expected=f"a readable {MANIFEST}", found=_unreadable(error),
-                fix=AGAIN,
+                fix=_again(path),
             ) from None  # fmt: skip
         if version != FORMAT:
             raise InputError(
@@ -171,7 +173,11 @@ class RunFolder:
             )  # fmt: skip
         if wrong := faults(manifest):
             raise InputError(
-                f"run folder {path}", expected=f"an undamaged {MANIFEST}", found="; ".join(wrong[:3]), fix=AGAIN
+                f"run folder {path}", expected=f"an undamaged {MANIFEST}", found="; ".join(wrong[:3]), fix=_again(path)
+            )
+        if missing := [name for name in (DENSE, CONVERTED) if not (path / name).exists()]:
+            raise InputError(
+                f"run folder {path}", expected=" and ".join(missing), found="no such file", fix=_again(path)
             )
         return cls(path, manifest, factory)
 
@@ -245,7 +251,8 @@ class RunFolder:
                 return architecture.skeleton()
         if self.factory != spec:
             raise UsageError(
-                f"run folder {self.path}", expected=f"--arch {spec}", found=f"--arch {self.factory}",
+                f"run folder {self.path}", expected=f"--arch {spec}",
+                found=f"--arch {self.factory}" if self.factory else "no --arch",
                 fix="name your own model code again, since code is never run because a file says so",
             )  # fmt: skip
         return architecture.build()
@@ -260,7 +267,7 @@ class RunFolder:
         if unknown:
             raise InputError(
                 f"run folder {self.path}", expected="convolutions of the model under conversion.layers",
-                found=", ".join(unknown[:3]), fix=AGAIN,
+                found=", ".join(unknown[:3]), fix=_again(self.path),
             )  # fmt: skip
         with self._replaying():
             return convert(model, grains=grains, include=list(grains)).model
@@ -277,7 +284,7 @@ class RunFolder:
         except HetCompressError as error:
             raise InputError(
                 f"run folder {self.path}", expected=f"settings in {MANIFEST} that can be used again",
-                found=str(error), fix=None if "Fix: " in str(error) else AGAIN,
+                found=str(error), fix=None if "Fix: " in str(error) else _again(self.path),
             ) from None  # fmt: skip
 
     def converted_model(self) -> nn.Module:

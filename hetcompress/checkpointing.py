@@ -62,7 +62,7 @@ class Interruption:
         self.requested = signum
         signal.signal(signum, self._previous[signum])
         with contextlib.suppress(RuntimeError):  # the signal may have come in the middle of other output
-            self.say("stopping after this step, with the state saved; a second signal stops at once, without")
+            self.say("stopping at the next step, where the state is saved; a second signal stops at once, without")
 
     def stop_if_requested(self) -> None:
         """Raise `InterruptedRunError` if a signal has come."""

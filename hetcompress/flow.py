@@ -94,6 +94,7 @@ class Flow(TorchFunctionMode):
         # by tensor, of those that are still in use: whoever kept them all would need the memory of all layers at once
         self._value = WeakTensorKeyDictionary()
         self._exposed = WeakTensorKeyDictionary()
+        self._read_elsewhere: set[int] = set()  # ids of parameters, which live as long as the model
         self._inside = False
 
     @classmethod
@@ -111,7 +112,7 @@ class Flow(TorchFunctionMode):
 
             def after(module: nn.Module, args: Any, kwargs: Any, output: Tensor, name: str = name) -> None:
                 flow._inside = False
-                flow._record(_kind_of_module(module, output), None, args, kwargs, output, name)
+                flow._record(_kind_of_module(module, output) if name else "other", None, args, kwargs, output, name)
 
             handles.append(module.register_forward_pre_hook(before))
             handles.append(module.register_forward_hook(after, with_kwargs=True))
@@ -122,7 +123,7 @@ class Flow(TorchFunctionMode):
             for handle in handles:
                 handle.remove()
         flow._record("other", None, (output,), {}, None)
-        flow._forget_repeated()
+        flow._forget_shared(model)
         return flow
 
     @property
@@ -145,6 +146,7 @@ class Flow(TorchFunctionMode):
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         if not self._inside and not (getattr(func, "__name__", "") in NO_VALUES and not isinstance(output, Tensor)):
+            self._read_elsewhere |= {id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, nn.Parameter)}
             self._record(_kind_of_function(func, args, kwargs, output), func, args, kwargs, output)
         return output
 
@@ -173,12 +175,20 @@ class Flow(TorchFunctionMode):
         self.shapes.append(image.shape)
         return len(self.shapes) - 1
 
-    def _forget_repeated(self) -> None:
-        """Make unknown steps of modules that ran more than once: what one call allows, another may not."""
-        names = [step.module for step in self.steps]
+    def _forget_shared(self, model: nn.Module) -> None:
+        """Make unknown steps of modules that ran more than once, or whose weights something else reads as well.
+
+        What one call allows, another may not.
+        """
+        names = [step.module for step in self.steps if step.module]
+        shared = {
+            name
+            for name in names
+            if names.count(name) > 1
+            or any(id(one) in self._read_elsewhere for one in model.get_submodule(name).parameters())
+        }
         self.steps = [
-            dataclasses.replace(step, kind="other", module="") if step.module and names.count(step.module) > 1 else step
-            for step in self.steps
+            dataclasses.replace(step, kind="other", module="") if step.module in shared else step for step in self.steps
         ]
 
 

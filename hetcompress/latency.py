@@ -299,9 +299,7 @@ def prepare_onnx(source: Path | bytes, threads: int) -> Prepared:
 def _torch_model(model: nn.Module | Path, image_shape: tuple[int, ...], threads: int) -> Prepared:
     del threads  # torch's threads are set for the process
     if not isinstance(model, nn.Module):
-        raise UsageError(
-            f"runtime torch for {model}", expected="a model", found="a file", fix="ask for onnxruntime alone"
-        )
+        raise UsageError(f"runtime torch for {model}", expected="a model", found="a file", fix="name onnxruntime alone")
     return prepare_torch(model, image_shape)
 
 

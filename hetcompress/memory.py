@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import os
 import sys
 from collections.abc import Iterator
 
@@ -19,19 +20,30 @@ ADAPTED = 2**25
 """Where GNU's allocator goes by itself, once it has seen such blocks freed: the most that it allows."""
 
 
+SET_BY_HAND = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+"""Variables by which a user says how the allocator behaves."""
+
+_depth = 0
+
+
 @contextlib.contextmanager
 def frugal() -> Iterator[None]:
     """Return freed blocks of more than 128 kB to the system at once.
 
     GNU's allocator keeps freed blocks of up to 32 MB for later, and layers of different sizes leave gaps that the next
     ones do not fit: replacing all layers of a model one by one took two models more than were alive.  It costs time, so
-    nothing is timed inside.
+    nothing is timed inside.  Afterwards the process keeps blocks of up to 32 MB, where it would have gone by itself.
     """
-    _set_threshold(LARGE)
+    global _depth  # noqa: PLW0603  as the allocator's settings are the process's
+    _depth += 1
+    if _depth == 1:
+        _set_threshold(LARGE)
     try:
         yield
     finally:
-        _set_threshold(ADAPTED)
+        _depth -= 1
+        if _depth == 0:
+            _set_threshold(ADAPTED)
 
 
 def release() -> None:
@@ -48,7 +60,7 @@ def trim() -> None:
 
 
 def _set_threshold(size: int) -> None:
-    if sys.platform == "linux":
+    if sys.platform == "linux" and not any(name in os.environ for name in SET_BY_HAND):
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, size)
             ctypes.CDLL(None).mallopt(TRIM_THRESHOLD, 2 * size)

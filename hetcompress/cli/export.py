@@ -112,7 +112,7 @@ def print_export(result: ExportReport) -> None:
     if result.int8 is not None:
         _print_int8(result.int8, result.machine.summary)
     for file in result.files:
-        details = ", ".join(f"{name} {value}" for name, value in file.details.items())
+        details = ", ".join(f"{name} {value}" for name, value in file.details.items() if value)
         console.result(f"verified: {file.path} ({details})")
 
 

@@ -45,8 +45,8 @@ def report(
     )  # fmt: skip
     if csv is not None:
         write_text(csv, result.to_csv())
-    if result.plan["note"]:
-        console.warn(result.plan["note"])
+    for text in filter(None, (result.plan["note"], *result.complaints)):
+        console.warn(text)
     if json_out:
         console.print_json({"command": "report", "result": result.to_json()})
     else:
@@ -114,6 +114,7 @@ def print_totals(result: Report) -> None:
         macs_row("MACs executed", result.macs_executed),
         bytes_row("weights, bytes", "weights"),
         bytes_row("ONNX, bytes", "onnx"),
+        ["source file, bytes", console.count(sizes["source file"]), "", ""],
     ]
     size = "x".join(str(n) for n in result.input_size)
     title = f"{result.architecture}, one image of {size}, density {result.density:.4f}"
@@ -122,6 +123,8 @@ def print_totals(result: Report) -> None:
         note = f" ({result.test_note})" if result.test_note else ""
         rows = [[when, f"{percent:.2f} %"] for when, percent in result.accuracies.items()]
         console.say(console.table(f"Accuracy{note}", ["", "top-1"], rows))
+    else:
+        console.say("accuracy: not measured yet; `finetune`, or `export --data NAME`, measures it")
     if result.uncounted:
         listed = ", ".join(f"{name} ({times})" for name, times in result.uncounted.items())
         console.say(f"operators without a MAC count: {listed}")

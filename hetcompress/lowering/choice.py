@@ -105,7 +105,7 @@ def lower(
     lowered = tidied(model, example_input)
     shapes = input_shapes(lowered, example_input)
     layers = []
-    for name in named_modules_of(lowered, HetConv2d):
+    for name in [*named_modules_of(lowered, HetConv2d)]:  # names alone: the layers go one by one
         layer = lowered.get_submodule(name)
         assert isinstance(layer, HetConv2d)
         shape, positions = shapes.get(name, ((1, layer.in_channels, 16, 16), 0))

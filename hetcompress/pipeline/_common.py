@@ -1,10 +1,10 @@
-"""What several verbs share: data settings, opening a run's data, writing down a pruned model."""
+"""What several verbs share: data settings, opening a run's data, writing down a pruned model, complaints."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from hetcompress.errors import InputError, UsageError
 from hetcompress.evaluation import Accuracy
 from hetcompress.files import sha256_of
 from hetcompress.finetuning import Finetuned
+from hetcompress.latency import Comparison
 from hetcompress.models import InputSpec
 from hetcompress.nn import HetConv2d
 from hetcompress.planning import TimeRatio
@@ -31,6 +32,7 @@ __all__ = [
     "check_seconds",
     "finish",
     "kept_of",
+    "not_faster",
     "open_run_data",
     "random_images",
 ]
@@ -206,3 +208,13 @@ def kept_of(model: nn.Module, spec: InputSpec) -> tuple[float, float]:
     layers = named_modules_of(model, HetConv2d)
     density = sum(macs[name].kept for name in layers) / sum(macs[name].weights for name in layers)
     return density, sum(m.dense for m in macs.values()) / sum(m.effective for m in macs.values())
+
+
+def not_faster(comparisons: Sequence[Comparison]) -> list[str]:
+    """Return in words where a compact model is not faster than the dense one."""
+    return [
+        f"not faster than the dense model in {item.compact.runtime} at batch {item.compact.batch}: {item.verdict}, "
+        f"{item.compact.median_ms:.3g} against {item.dense.median_ms:.3g} ms"
+        for item in comparisons
+        if item.verdict != "faster"
+    ]

@@ -19,7 +19,7 @@ from hetcompress.graphs import onnx_bytes
 from hetcompress.latency import Comparison, Machine, compare_latency, machine
 from hetcompress.lowering import fold_batch_norms
 from hetcompress.memory import release
-from hetcompress.pipeline._common import DataSettings, check_classes, check_seconds, open_run_data
+from hetcompress.pipeline._common import DataSettings, check_classes, check_seconds, not_faster, open_run_data
 from hetcompress.pipeline._int8 import INT8, Int8Report, Int8Settings, complaints_of, quantise, timed
 from hetcompress.pipeline._report import lowered_pair
 from hetcompress.planning import FEWEST_MACS, PlanSettings
@@ -137,8 +137,15 @@ def export(
             )  # fmt: skip
             files.append(quantised.file)
             dense_bytes[INT8], accuracies["in int8"] = dense_bytes["onnx"], quantised.accuracy
+        summary, difference = planned.summary(), planned.lowered.max_difference
         if seconds > 0:
-            latency = _latency(pair, plain.get("onnx"), references.get("onnx"), batches, threads, seconds)
+            both = (references.get("onnx") or _dense(folder), plain.get("onnx") or pair.compact)
+            del pair, planned  # files need no model beside them
+            release()
+            latency = compare_latency(
+                *both, folder.input_spec.size, batches=batches, threads=threads,
+                runtimes=("torch",) if "onnx" not in plain else ("onnxruntime",), seconds=seconds,
+            )  # fmt: skip
             if quantised is not None:
                 quantised = timed(quantised, references["onnx"], paths["onnx"], batches, threads, seconds)
     complaints = _complaints(files, dense_bytes, latency)
@@ -146,8 +153,8 @@ def export(
         files=tuple(files),
         dense_bytes=dense_bytes,
         source_bytes=int(folder.manifest["source"]["bytes"]),
-        plan=planned.summary(),
-        lowering_difference=planned.lowered.max_difference,
+        plan=summary,
+        lowering_difference=difference,
         accuracies=accuracies,
         test_note=source.test_note if source is not None else "",
         latency=tuple(latency),
@@ -216,16 +223,6 @@ def _accuracies(pair: _Pair, onnx: Path | None, source: DataSource) -> dict[str,
     return accuracies
 
 
-def _latency(
-    pair: _Pair, onnx: Path | None, dense_onnx: Path | None, batches: Sequence[int], threads: int, seconds: float
-) -> list[Comparison]:
-    """Compare the ONNX files, or the models in torch where there are none."""
-    return compare_latency(
-        dense_onnx or _dense(pair.folder), onnx or pair.compact, tuple(pair.example.shape[1:]), batches=batches,
-        threads=threads, runtimes=("torch",) if onnx is None else ("onnxruntime",), seconds=seconds,
-    )  # fmt: skip
-
-
 def _paths(
     targets: Sequence[str], folder: Path, int8: Int8Settings | None, data: DataSettings | None, *, may_replace: bool
 ) -> dict[str, Path]:
@@ -268,10 +265,4 @@ def _complaints(files: Sequence[Exported], dense_bytes: dict[str, int], latency:
         for file in files
         if file.bytes >= dense_bytes[file.target]
     ]
-    slower = [
-        f"not faster than the dense model in {item.compact.runtime} at batch {item.compact.batch}: {item.verdict}, "
-        f"{item.compact.median_ms:.3g} against {item.dense.median_ms:.3g} ms"
-        for item in latency
-        if item.verdict != "faster"
-    ]
-    return larger + slower
+    return larger + not_faster(latency)

@@ -20,7 +20,7 @@ from hetcompress.graphs import onnx_bytes
 from hetcompress.latency import RUNTIMES, Comparison, Machine, compare_latency, machine
 from hetcompress.lowering import fold_batch_norms
 from hetcompress.nn import HetConv2d
-from hetcompress.pipeline._common import check_seconds
+from hetcompress.pipeline._common import check_seconds, not_faster
 from hetcompress.planning import FEWEST_MACS, Plan, PlanSettings
 from hetcompress.planning import plan as make_plan
 from hetcompress.surgery import named_modules_of
@@ -113,10 +113,20 @@ class Report:
         """Dense over executed MACs."""
         return self.macs_dense / self.macs_executed
 
+    @property
+    def complaints(self) -> list[str]:
+        """What is not smaller or not faster, in words."""
+        before, after = self.bytes["dense onnx"], self.bytes["compact onnx"]
+        larger = (
+            [f"not smaller than the dense model in ONNX: {after:,} and {before:,} bytes"] if after >= before else []
+        )
+        return larger + not_faster(self.latency)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values, ratios and verdicts among them."""
         return {
             **{field.name: getattr(self, field.name) for field in dataclasses.fields(self)},
+            "complaints": self.complaints,
             "mac_ratio_effective": self.mac_ratio_effective,
             "mac_ratio_executed": self.mac_ratio_executed,
             "latency": [comparison.to_json() for comparison in self.latency],
