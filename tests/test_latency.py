@@ -187,7 +187,7 @@ def test_files_are_compared_in_onnxruntime_alone(tmp_path: Path) -> None:
     path.write_bytes(onnx_bytes(net(4), torch.zeros(1, 3, 8, 8)))
     found = compare_latency(path, path, (3, 8, 8), batches=(2,), runtimes=("onnxruntime",), seconds=0.05)
     assert [each.dense.runtime for each in found] == ["onnxruntime"]
-    with pytest.raises(UsageError, match=r"runtime torch for .*model\.onnx.*ask for onnxruntime alone"):
+    with pytest.raises(UsageError, match=r"runtime torch for .*model\.onnx.*name onnxruntime alone"):
         compare_latency(path, path, (3, 8, 8), runtimes=("torch",))
     with pytest.raises(UsageError, match="runtime: expected one of onnxruntime, torch, found 'tensorrt'"):
         compare_latency(path, path, (3, 8, 8), runtimes=("tensorrt",))
