@@ -129,6 +129,12 @@ def test_penalty_moves_logits_and_schedules_do_not_train_them(tmp_path):
     assert line["density"] < 1
 
 
+@pytest.mark.parametrize(("density", "stages"), [(0.5, [2, 2, 2]), (0.2, [1, 2, 2])])
+def test_stage_1_is_longer_where_less_is_kept(tmp_path, density, stages):
+    result = run(tmp_path, "run", shapes=ShapeSettings(density=density, every=2))
+    assert [line["stage"] for line in result.epochs] == stages
+
+
 def test_the_last_epoch_may_be_a_part(tmp_path):
     steps = Stripes().train_size // 16
     result = run(tmp_path, "part", train=TrainSettings(epochs=1.5, batch_size=16, lr=0.05, features=0.0))
