@@ -53,7 +53,7 @@ def learning_rate_factor(
 
 
 def stage1_share(kept: float) -> float:
-    """Return the share of the steps that learn shapes: the less is to be kept, the more (docs/decisions/ 9).
+    """Return the share of the steps that learn shapes: the less is to be kept, the more (docs/decisions/ 10).
 
     Args:
         kept: What may be kept of the converted layers, 0 to 1.
