@@ -28,9 +28,14 @@ NETS = {
 }  # fmt: skip
 DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagefolder": "ImageNet"}
 MARKS = {
-    "ours": "o", "dense": "s", "unstructured": "*", "hetconv": "D", "tp-magnitude": "^", "tp-group-norm": "v",
-    "tp-bn-scale": "<",
-}  # fmt: skip
+    "ours": ("o", "hetcompress"),
+    "dense": ("s", "dense, trained on"),
+    "unstructured": ("*", "single weights (a bound: nothing executes them)"),
+    "hetconv": ("D", "HetConv"),
+    "tp-magnitude": ("^", "Torch-Pruning, magnitude"),
+    "tp-group-norm": ("v", "Torch-Pruning, group norm"),
+    "tp-bn-scale": ("<", "Torch-Pruning, batch-norm scales"),
+}
 FORMS = {"stock": "stock operators", "kernels": "own kernel; peers stock"}
 Point = tuple[float, float]
 
@@ -64,13 +69,13 @@ def draw(
     """Write one figure."""
     figure, axes = plt.subplots(figsize=(7, 4.5))
     by_setting = points(own, axis)
-    for place, method in enumerate(MARKS):
+    for place, (method, (mark, label)) in enumerate(MARKS.items()):
         settings = [seeds for (name, _), seeds in by_setting.items() if name == method]
         if settings:
             means = sorted(tuple(map(statistics.mean, zip(*seeds, strict=True))) for seeds in settings)
             single = [point for seeds in settings for point in seeds]
-            axes.plot(*zip(*single, strict=True), MARKS[method], color=f"C{place}", markersize=3, alpha=0.5)
-            axes.plot(*zip(*means, strict=True), f"{MARKS[method]}-", color=f"C{place}", label=method, markersize=8)
+            axes.plot(*zip(*single, strict=True), mark, color=f"C{place}", markersize=3, alpha=0.5)
+            axes.plot(*zip(*means, strict=True), f"{mark}-", color=f"C{place}", label=label, markersize=8)
     source = statistics.mean(row["source"] for row in own)
     axes.axhline(source, color="0.3", linestyle=":", label=f"source, {source:.2f} %")
     for row in others if axis == "macs" else ():
@@ -80,6 +85,7 @@ def draw(
         axes.annotate(row["method"], place, (4, 3), textcoords="offset points", fontsize=5, color="0.45")
     what = "MACs" if axis == "macs" else f"measured time, batch 1, one thread ({FORMS[axis]})"
     axes.set(title=title, xlabel=f"dense over compressed {what}", ylabel="top-1, last epoch, %")
+    axes.set_xlim(left=0.9)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
     out.parent.mkdir(parents=True, exist_ok=True)
