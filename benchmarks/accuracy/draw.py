@@ -77,7 +77,8 @@ def draw(
             axes.plot(*zip(*single, strict=True), mark, color=f"C{place}", markersize=3, alpha=0.5)
             axes.plot(*zip(*means, strict=True), f"{mark}-", color=f"C{place}", label=label, markersize=8)
     source = statistics.mean(row["source"] for row in own)
-    axes.axhline(source, color="0.3", linestyle=":", label=f"source, {source:.2f} %")
+    axes.plot(1, source, "o", color="0.3", label=f"source, {source:.2f} %")
+    axes.axhline(source, color="0.3", linestyle=":")
     for row in others if axis == "macs" else ():
         label = "published by others" if row is others[0] else None
         axes.plot(row["mac_ratio"], row["accuracy"], "o", color="0.55", fillstyle="none", label=label)
@@ -85,7 +86,6 @@ def draw(
         axes.annotate(row["method"], place, (4, 3), textcoords="offset points", fontsize=5, color="0.45")
     what = "MACs" if axis == "macs" else f"measured time, batch 1, one thread ({FORMS[axis]})"
     axes.set(title=title, xlabel=f"dense over compressed {what}", ylabel="top-1, last epoch, %")
-    axes.set_xlim(left=0.9)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
     out.parent.mkdir(parents=True, exist_ok=True)
