@@ -26,6 +26,7 @@ from hetcompress.nn import HetConv2d, LearnableHetConv2d
 from hetcompress.pruning import prune, pruned_skeleton
 from hetcompress.recalibration import recalibrate_
 from hetcompress.reporters import Reporter, Silent
+from hetcompress.schedules import stage1_share
 from hetcompress.surgery import named_modules_of
 from hetcompress.training import Trainer, TrainSettings
 
@@ -105,20 +106,20 @@ class _Run:
                 fix="pass a smaller one",
             )
         self.total = max(1, round(self.steps_per_epoch * train.epochs))
-        if train.max_steps is not None:
-            self.total = min(self.total, train.max_steps)
+        self.total = min(self.total, train.max_steps or self.total)
         self.learnable = any(layer.family.learnable for layer in named_modules_of(model, LearnableHetConv2d).values())
-        self.boundary = max(1, round(self.total * shapes.stage1)) if self.learnable else 0
         self.accuracies: dict[str, Accuracy] = {}
         self.epochs: list[dict[str, Any]] = []
-        self.stage, self.step = (1 if named_modules_of(model, LearnableHetConv2d) else 2), first_step
-        self.first_step = first_step
+        self.stage = 1 if named_modules_of(model, LearnableHetConv2d) else 2
+        self.step = self.first_step = first_step
         self.trainer: Trainer
         self.learner: ShapeLearner | None = None
         self.budget, self.pruner = budget, pruner
         if budget is None and self.stage == 1:
             self.budget = budget_of(self.model, shapes, data.image_size)
             check_reachable(named_modules_of(self.model, LearnableHetConv2d), self.budget)
+        kept = self.budget.share if self.budget is not None else 1.0
+        self.boundary = max(1, round(self.total * (shapes.stage1 or stage1_share(kept)))) if self.learnable else 0
         self.epoch_seconds = 0.0
         self.latest: Accuracy | None = None
         """Of the model as it is; None when it has changed since."""

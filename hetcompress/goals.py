@@ -42,7 +42,7 @@ class ShapeSettings:
         latency_ratio: Target: dense over expected time of the whole model; or None.
         method: "sensitivity" or "magnitude" (schedules over scores) or "penalty" (LHC's trained logits).
         penalty: Of method "penalty": "density", "macs" or "latency"; None takes the one that fits the target.
-        stage1: Share of the steps that stage 1 has.
+        stage1: Share of the steps that stage 1 has; None takes `hetcompress.schedules.stage1_share` of the target.
         ramp: Share of stage 1 over which schedules tighten, or penalty and masks are phased in.
         calibration: Of method "penalty": share of stage 1 whose mean task loss gives the penalty its weight.
         every: Steps between two choices of a schedule.
@@ -54,7 +54,7 @@ class ShapeSettings:
     latency_ratio: float | None = None
     method: str = "sensitivity"
     penalty: str | None = None
-    stage1: float = 0.16
+    stage1: float | None = None
     ramp: float = 0.95
     calibration: float = 0.1
     every: int = 16
@@ -74,7 +74,7 @@ class ShapeSettings:
             if value is not None:
                 (check_density if unit == "density" else check_ratio)(OPTIONS[unit], value)
         for option, share, ok in (
-            ("--stage1", self.stage1, 0 < self.stage1 < 1),
+            ("--stage1", self.stage1, self.stage1 is None or 0 < self.stage1 < 1),
             ("--ramp", self.ramp, 0 < self.ramp <= 1),
             ("--calibration", self.calibration, 0 < self.calibration < 1),
         ):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hetcompress.schedules import cubic, learning_rate_factor, linear, penalty_weight
+from hetcompress.schedules import cubic, learning_rate_factor, linear, penalty_weight, stage1_share
 
 
 @given(st.floats(0.0, 1.0), st.sampled_from(["cosine", "onecycle", "constant"]), st.floats(0.0, 0.9))
@@ -42,3 +42,7 @@ def test_ramps():
 def test_penalty_ends_at_four_times_the_first_loss():
     assert penalty_weight(0.5, first_loss=2.0, maximum=0.5, warmup=0.5) * 0.5 == pytest.approx(4 * 2.0)
     assert penalty_weight(0.0, first_loss=2.0, maximum=0.5, warmup=0.5) == 0
+
+
+def test_the_less_is_kept_the_longer_shapes_are_learned():
+    assert [stage1_share(kept) for kept in (0.9, 0.5, 1 / 3, 0.2, 0.05)] == pytest.approx([0.16, 0.16, 0.4, 0.6, 0.6])

@@ -99,7 +99,8 @@ def test_resumed_run_ends_with_the_same_bits(tmp_path, method, stop):
 @pytest.mark.parametrize("method", ["sensitivity", "magnitude", "penalty"])
 @pytest.mark.parametrize("family", ["free", "rigid", "centre"])
 def test_target_is_met_and_the_task_is_learned(tmp_path, method, family):
-    result = run(tmp_path, "run", shapes=ShapeSettings(density=0.4, method=method, every=2), family=family)
+    shapes = ShapeSettings(density=0.4, method=method, every=2, stage1=0.16)
+    result = run(tmp_path, "run", shapes=shapes, family=family)
     layers = named_modules_of(result.model, HetConv2d).values()
     kept = sum(int(layer.mask().sum()) for layer in layers) / sum(layer.weight.numel() for layer in layers)
     assert kept == pytest.approx(0.4, rel=0.01)
@@ -129,6 +130,12 @@ def test_penalty_moves_logits_and_schedules_do_not_train_them(tmp_path):
     line = run(tmp_path, "penalty", shapes=shapes, train=train).epochs[1]
     assert line["penalty"] > 0
     assert line["density"] < 1
+
+
+@pytest.mark.parametrize(("density", "stages"), [(0.5, [2, 2, 2]), (0.2, [1, 2, 2])])
+def test_stage_1_is_longer_where_less_is_kept(tmp_path, density, stages):
+    result = run(tmp_path, "run", shapes=ShapeSettings(density=density, every=2))
+    assert [line["stage"] for line in result.epochs] == stages
 
 
 def test_the_last_epoch_may_be_a_part(tmp_path):

@@ -11,7 +11,9 @@
 | tp-magnitude, tp-group-norm, tp-bn-scale | Torch-Pruning, as fast as the row of `ours` in --match |
 
 A row is a line of JSON in --out.  A row that stands there is not made again; one that was interrupted goes on from its
-folder under --work.  Everything is trained by the package's own trainer, with its distillation from the source.
+folder under --work.  With `--seconds 0` nothing is timed, for a machine that is busy training; the same command with
+other seconds fills the times in later.  Everything is trained by the package's own trainer, with its distillation from
+the source.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from torch import nn
 from hetcompress import pipeline
 from hetcompress.artifacts import RunFolder
 from hetcompress.cost import layer_macs
+from hetcompress.files import write_text
 from hetcompress.kernels import available
 from hetcompress.latency import machine
 from hetcompress.planning import FEWEST_MACS, PlanSettings
@@ -104,7 +107,8 @@ def own_row(options: argparse.Namespace, run: Path) -> dict[str, Any]:
     }
     if options.method == "unstructured":
         return row  # its MACs are not executed by any form, and its time is the dense one's
-    return {**row, **measured(run, options.seconds)}
+    executed = pipeline.report(run, plan=FEWEST_MACS, seconds=0).mac_ratio_executed
+    return {**row, "mac_ratio_executed": executed, "time": {}}
 
 
 def accuracies(measured_ones: dict[str, dict[str, Any]], epochs: list[dict[str, Any]]) -> dict[str, float]:
@@ -124,17 +128,43 @@ def sizes(dense: nn.Module, model: nn.Module, size: tuple[int, int, int]) -> dic
     }
 
 
-def measured(run: Path, seconds: float) -> dict[str, Any]:
-    """Return the executed MAC ratio and the measured time ratios, with stock operators and with our kernel."""
+def own_times(run: Path, seconds: float) -> dict[str, list[dict[str, Any]]]:
+    """Return the measured time ratios, with stock operators and with our kernel."""
     plans = {"stock": PlanSettings("measured")}
     if available()[0]:
         plans["kernels"] = PlanSettings("measured", kernels=True)
-    executed = pipeline.report(run, plan=FEWEST_MACS, seconds=0).mac_ratio_executed
-    found: dict[str, Any] = {"mac_ratio_executed": executed, "time": {}, "machine": dataclasses.asdict(machine())}
-    for name, plan in plans.items() if seconds else ():
+    found = {}
+    for name, plan in plans.items():
         report = pipeline.report(run, plan=plan, batches=BATCHES, runtimes=("onnxruntime",), seconds=seconds)
-        found["time"][name] = [comparison.to_json() for comparison in report.latency]
+        found[name] = [comparison.to_json() for comparison in report.latency]
     return found
+
+
+def timed(options: argparse.Namespace, row: dict[str, Any], run: Path) -> dict[str, Any]:
+    """Return a row with its times, which are measured where that is wanted, possible and not done yet."""
+    if not options.seconds or row.get("time") != {} or not run.exists():
+        return row
+    if options.method in PEERS:
+        from peers import peer_times
+
+        found = peer_times(run, options.seconds)
+    else:
+        found = own_times(run, options.seconds)
+    return {**row, "time": found, "machine": dataclasses.asdict(machine())}
+
+
+def made(options: argparse.Namespace, key: dict[str, Any], run: Path) -> dict[str, Any]:
+    """Train; return the row without its times."""
+    convert(options, run)
+    if options.method in PEERS:
+        from peers import peer_row
+
+        row = peer_row(options, key, rows_of(options.out), run)
+    else:
+        row = own_row(options, run)
+    recipe = load_recipe(options.recipe)
+    net, data = recipe.options["convert"]["arch"], recipe.options["finetune"]["data"]
+    return {"key": key, "net": net, "data": data, "recipe_sha256": recipe.sha256, **row}
 
 
 def main() -> None:
@@ -149,28 +179,19 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, help="in place of the recipe's")
     parser.add_argument("--max-steps", type=int, help="for a smoke run")
     parser.add_argument("--data-root", type=Path)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each comparison of times; 0 skips them")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="of each comparison of times; 0 leaves them for later"
+    )
     parser.add_argument("--out", type=Path, default=HERE / "rows.jsonl")
     parser.add_argument("--work", type=Path, default=Path("accuracy-runs"), help="folder of runs under way")
     options = parser.parse_args()
-    key, rows = key_of(options), rows_of(options.out)
-    if any(row["key"] == key for row in rows):
-        print(f"there already: {key}")
-        return
+    key = key_of(options)
     run = options.work / "-".join(Path(str(value)).name for value in key.values() if value is not None)
-    convert(options, run)
-    if options.method in PEERS:
-        from peers import peer_row
-
-        row = peer_row(options, key, rows, run)
-    else:
-        row = own_row(options, run)
-    recipe = load_recipe(options.recipe)
-    net, data = recipe.options["convert"]["arch"], recipe.options["finetune"]["data"]
-    line = json.dumps({"key": key, "net": net, "data": data, "recipe_sha256": recipe.sha256, **row})
-    with options.out.open("a") as out:
-        out.write(line + "\n")
-    print(line)
+    row = next((row for row in rows_of(options.out) if row["key"] == key), None) or made(options, key, run)
+    row = timed(options, row, run)
+    rows = [other for other in rows_of(options.out) if other["key"] != key]  # others may have come meanwhile
+    write_text(options.out, "".join(json.dumps(one) + "\n" for one in [*rows, row]))
+    print(json.dumps(row))
 
 
 if __name__ == "__main__":

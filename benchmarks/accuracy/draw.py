@@ -3,8 +3,9 @@
     python benchmarks/accuracy/draw.py --out docs/figures
 
 One figure for each net, data set and axis: `NET-DATA-macs.svg`, `NET-DATA-time-stock.svg`, `NET-DATA-time-kernels.svg`.
-Filled marks were measured here, one for each method, at the mean over seeds with all seeds as thin marks; hollow grey
-ones are published by others (`published.json`), with their own baselines and schedules, and stand beside MACs alone.
+Filled marks were measured here, at the mean over seeds, with all seeds as thin marks; those of a method are joined.
+Hollow grey ones are published by others (`published.json`), with their own baselines and schedules, and stand beside
+MACs alone.
 """
 
 from __future__ import annotations
@@ -27,9 +28,14 @@ NETS = {
 }  # fmt: skip
 DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagefolder": "ImageNet"}
 MARKS = {
-    "ours": "o", "dense": "s", "unstructured": "*", "hetconv": "D", "tp-magnitude": "^", "tp-group-norm": "v",
-    "tp-bn-scale": "<",
-}  # fmt: skip
+    "ours": ("o", "hetcompress"),
+    "dense": ("s", "dense, trained on"),
+    "unstructured": ("*", "single weights (a bound: nothing executes them)"),
+    "hetconv": ("D", "HetConv"),
+    "tp-magnitude": ("^", "Torch-Pruning, magnitude"),
+    "tp-group-norm": ("v", "Torch-Pruning, group norm"),
+    "tp-bn-scale": ("<", "Torch-Pruning, batch-norm scales"),
+}
 FORMS = {"stock": "stock operators", "kernels": "own kernel; peers stock"}
 Point = tuple[float, float]
 
@@ -62,17 +68,19 @@ def draw(
 ) -> None:
     """Write one figure."""
     figure, axes = plt.subplots(figsize=(7, 4.5))
-    named: set[str] = set()
-    for (method, _), seeds in sorted(points(own, axis).items()):
-        label = method if method not in named else None
-        named.add(method)
-        colour = f"C{list(MARKS).index(method)}"
-        mean = [statistics.mean(values) for values in zip(*seeds, strict=True)]
-        axes.plot(*zip(*seeds, strict=True), MARKS[method], color=colour, markersize=3, alpha=0.5)
-        axes.plot(*mean, MARKS[method], color=colour, label=label, markersize=8)
+    by_setting = points(own, axis)
+    for place, (method, (mark, label)) in enumerate(MARKS.items()):
+        settings = [seeds for (name, _), seeds in by_setting.items() if name == method]
+        if settings:
+            means = sorted(tuple(map(statistics.mean, zip(*seeds, strict=True))) for seeds in settings)
+            single = [point for seeds in settings for point in seeds]
+            axes.plot(*zip(*single, strict=True), mark, color=f"C{place}", markersize=3, alpha=0.5)
+            axes.plot(*zip(*means, strict=True), f"{mark}-", color=f"C{place}", label=label, markersize=8)
+    source = statistics.mean(row["source"] for row in own)
+    axes.plot(1, source, "o", color="0.3", label=f"source, {source:.2f} %")
+    axes.axhline(source, color="0.3", linestyle=":")
     for row in others if axis == "macs" else ():
-        label = "published by others" if "published" not in named else None
-        named.add("published")
+        label = "published by others" if row is others[0] else None
         axes.plot(row["mac_ratio"], row["accuracy"], "o", color="0.55", fillstyle="none", label=label)
         place = (row["mac_ratio"], row["accuracy"])
         axes.annotate(row["method"], place, (4, 3), textcoords="offset points", fontsize=5, color="0.45")

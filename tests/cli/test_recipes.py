@@ -95,7 +95,7 @@ def test_recipes_for_large_images_run(hc, images, tmp_path):
 def test_options_by_hand_win_and_displace_what_excludes_them(hc, digits, tmp_path):
     (tmp_path / "mine.toml").write_text(
         '[convert]\ngranularity = "channels"\n[finetune]\ndata = "digits"\nmac-ratio = 3.0\nlr = 0.01\n'
-        "batch-size = 32\nmax-steps = 4\nflip = false\n"
+        "batch-size = 32\nmax-steps = 4\nstage1 = 0.16\nflip = false\n"
     )
     assert hc("convert", "model.pt", *digits, "--recipe", "mine.toml", "--family", "rigid")[0] == 0
     code, _, err = hc("finetune", "--recipe", "mine.toml", "--density", 0.5, "--lr", 0.02, "-q")
