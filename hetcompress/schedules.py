@@ -13,7 +13,7 @@ FINAL_PENALTY = 4.0
 ONE_CYCLE_START = 0.04
 """First over highest learning rate of the one-cycle schedule (torch's default is 1/25)."""
 
-SHORTEST_STAGE1, LONGEST_STAGE1 = 0.16, 0.6
+SHORTEST_STAGE1, LONGEST_STAGE1 = 0.3, 0.6
 """As measured at MAC ratios 2 and 5."""
 
 

@@ -45,4 +45,4 @@ def test_penalty_ends_at_four_times_the_first_loss():
 
 
 def test_the_less_is_kept_the_longer_shapes_are_learned():
-    assert [stage1_share(kept) for kept in (0.9, 0.5, 1 / 3, 0.2, 0.05)] == pytest.approx([0.16, 0.16, 0.4, 0.6, 0.6])
+    assert [stage1_share(kept) for kept in (0.9, 0.5, 1 / 3, 0.2, 0.05)] == pytest.approx([0.3, 0.3, 0.4, 0.6, 0.6])

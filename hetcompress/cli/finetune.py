@@ -45,7 +45,7 @@ def finetune(
     ] = None,
     mac_ratio: Annotated[
         OptionalFloat,
-        typer.Option(help="Dense over kept MACs of the whole model [2].", rich_help_panel=TARGET),
+        typer.Option(help="Dense over kept MACs of the whole model [2.05].", rich_help_panel=TARGET),
     ] = None,
     latency_ratio: LatencyRatio = None,
     target: Target = "ort-cpu",
@@ -62,7 +62,7 @@ def finetune(
     stage1: Annotated[
         OptionalFloat,
         typer.Option(
-            help="Share of the steps that learn shapes [the less is kept, the more: 0.16 at MAC ratio 2, 0.6 at 5].",
+            help="Share of the steps that learn shapes [the less is kept, the more: 0.3 at MAC ratio 2, 0.6 at 5].",
             rich_help_panel=SHAPES,
         ),
     ] = None,
