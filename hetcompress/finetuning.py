@@ -337,10 +337,9 @@ def finetune(
         if state is not None and state["fingerprint"] != fingerprint:
             raise InputError(
                 f"checkpoint {checkpoint}",
-                expected="one of the same settings",
-                found="one of other settings",
+                expected="one of the same settings", found="one of other settings",
                 fix="pass --resume never to start anew, or the settings of the interrupted run",
-            )
+            )  # fmt: skip
         if state is not None:
             run.restore(state)
             run.reporter.note(f"resumed at step {run.step} of {run.total}")
