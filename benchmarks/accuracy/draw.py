@@ -45,7 +45,9 @@ def points(rows: Sequence[Mapping[str, Any]], axis: str) -> dict[tuple[str, ...]
         if ratio is not None:
             key = row["key"]
             rest = {name: value for name, value in key.items() if name not in ("method", "seed")}
-            found[key["method"], json.dumps(rest, sort_keys=True)].append((ratio, row["last_epoch"]))
+            found[key["method"], json.dumps([rest, row["recipe_sha256"]], sort_keys=True)].append(
+                (ratio, row["last_epoch"])
+            )
     return dict(found)
 
 
