@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hetcompress.errors import VerificationError
-from hetcompress.graphs import evaluating
 from hetcompress.lowering.base import LOWERINGS
 from hetcompress.lowering.choosers import Choice, Chooser, FewestMacs
 from hetcompress.lowering.pieces import conv_weights
+from hetcompress.lowering.sameness import Sameness
 from hetcompress.lowering.tidying import tidied
 from hetcompress.memory import frugal, trim
 from hetcompress.nn import HetConv2d
@@ -102,7 +102,8 @@ def lower(
     """
     chooser = chooser or FewestMacs()
     weights = {name: layer.weight.numel() for name, layer in named_modules_of(model, HetConv2d).items()}
-    lowered = tidied(model, example_input)
+    before = Sameness.on_random_images(model, example_input)
+    lowered = tidied(model, before)
     shapes = input_shapes(lowered, example_input)
     layers = []
     for name in [*named_modules_of(lowered, HetConv2d)]:  # names alone: the layers go one by one
@@ -115,8 +116,9 @@ def lower(
         trim()
         full, executed = weights[name] * positions, conv_weights(form) * positions
         layers.append(LoweredLayer(name, choice.form, full, executed, refused, choice.costs, chooser.unit))
-    lowered.eval()
-    return Lowered(lowered, tuple(layers), _verify_model(model, lowered, example_input))
+    difference = before.difference(lowered.eval())
+    before.check(difference, MODEL_TOLERANCE, "lowering")
+    return Lowered(lowered, tuple(layers), difference)
 
 
 def _form(
@@ -187,18 +189,3 @@ def _verify_layer(name: str, chosen: str, layer: HetConv2d, form: nn.Module, sha
             f"layer {name} lowered to {chosen}", expected=f"the same outputs within {TOLERANCE:g}",
             found=f"a difference of {difference:.3g} at outputs up to {float(expected.abs().max()):.3g}",
         )  # fmt: skip
-
-
-@torch.no_grad()
-@frugal()
-def _verify_model(model: nn.Module, lowered: nn.Module, example_input: Tensor) -> float:
-    images = torch.randn(2, *example_input.shape[1:], generator=torch.Generator().manual_seed(0))
-    with evaluating(model):
-        expected = model(images)
-    difference = float((lowered(images) - expected).abs().max())
-    if not difference <= MODEL_TOLERANCE * max(float(expected.abs().max()), 1e-12):
-        raise VerificationError(
-            "lowering", expected=f"the same outputs within {MODEL_TOLERANCE:g} of the largest",
-            found=f"a difference of {difference:.3g} at outputs up to {float(expected.abs().max()):.3g}",
-        )  # fmt: skip
-    return difference

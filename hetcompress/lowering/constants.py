@@ -32,14 +32,13 @@ EQUAL = 1e-12
 
 
 @torch.no_grad()
-def fold_constants_(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> None:
+def fold_constants_(model: nn.Module, flow: Flow) -> None:
     """Put what convolutions read of constants into their biases, where a bias can hold it; the function stays the same.
 
     Args:
         model: In eval mode; changed in place.
-        example_input: Images for one run.
+        flow: Its steps.
     """
-    flow = Flow.of(model, example_input)
     changeable = {value for step in flow.steps if step.kind == "other" for value in step.reads}
     constants = [torch.full((size,), UNKNOWN, dtype=torch.float64) for size in flow.channels]
     for step in flow.steps:

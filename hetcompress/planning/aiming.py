@@ -144,8 +144,7 @@ def aim(
     prices = prices or layer_prices(converted, example, settings)
     if not any(prices.values()):
         raise _unreachable(ratio, "1: on this runtime no layer is faster in any form than dense")
-    reference = fold_batch_norms(dense, example)
-    dense_ms = against(reference, reference, example, settings).dense.median_ms
+    dense_ms = against(dense, fold_batch_norms(dense, example), example, settings).dense.median_ms
     full = sum(price * layers[name].weight.numel() for name, price in prices.items())
     points, aims = [(full, dense_ms)], []
     for _ in range(ROUNDS):
