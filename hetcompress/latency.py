@@ -30,17 +30,14 @@ from torch import Tensor, nn
 from hetcompress.errors import UsageError
 from hetcompress.graphs import onnx_bytes, ort_session
 from hetcompress.kernels import fuse_torch
-from hetcompress.machine import Machine, machine
 
 __all__ = [
     "Comparison",
     "Latency",
-    "Machine",
     "Prepared",
     "Verdict",
     "compare",
     "compare_latency",
-    "machine",
     "measure",
     "ort_session",
     "prepare_onnx",

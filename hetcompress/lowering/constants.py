@@ -59,6 +59,8 @@ def fold_constants_(model: nn.Module, flow: Flow) -> None:
 
 def _folded(conv: nn.Conv2d, values: Float[Tensor, " c_in"]) -> nn.Conv2d:
     """Return a convolution with the constants that it reads in its bias; itself where there are none to fold."""
+    if bool(values.isnan().all()):
+        return conv
     of_filter = values.view(conv.groups, -1).repeat_interleave(conv.out_channels // conv.groups, 0)
     known = ~of_filter.isnan()[..., None, None]
     of_filter = of_filter.nan_to_num()[..., None, None]
