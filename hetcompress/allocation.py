@@ -224,7 +224,7 @@ def _nearest(
     # groups are too coarse as well, one too many is as near as one too few.
     over = dataclasses.replace(budget, kept=(1 + CLOSE * TOLERANCE) * budget.kept)
     ways = [(budget, False), (over, False)]
-    for allowed, whole in [(budget, True), *ways] if in_blocks else ways:
+    for allowed, whole in [(budget, True), (over, True), *ways] if in_blocks else ways:
         close = close if allowed is budget else (1 - TOLERANCE) * budget.kept
         for rung in range(FILL_RUNGS + 1 if smallest is not None else 1):
             if kept_cost(layers, least, budget) >= close:

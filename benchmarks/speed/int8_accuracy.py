@@ -27,6 +27,11 @@ def hetcompress(*arguments: object) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
+def percent(accuracy: dict[str, Any]) -> float:
+    """Return an accuracy as the files say it in percent."""
+    return round(100 * accuracy["correct"] / accuracy["total"], 2)
+
+
 def row(net: str, granularity: str, options: argparse.Namespace) -> dict[str, Any]:
     """Make a run and return both accuracies."""
     checkpoint = dict(item.split("=", 1) for item in options.checkpoint)[net]
@@ -41,8 +46,8 @@ def row(net: str, granularity: str, options: argparse.Namespace) -> dict[str, An
     int8 = told["int8"]
     return {
         "net": net, "granularity": granularity, "mac_ratio": options.ratio, "epochs": options.epochs,
-        "images": int8["accuracy"]["total"], "fp32": round(int8["fp32"]["percent"], 2),
-        "int8": round(int8["accuracy"]["percent"], 2), "drop": round(int8["drop"], 2),
+        "images": int8["accuracy"]["total"], "fp32": percent(int8["fp32"]),
+        "int8": percent(int8["accuracy"]), "drop": round(int8["drop"], 2),
         "layers_left_in_fp32": list(int8["fp32_layers"]), "convolutions": int8["kernels"],
     }  # fmt: skip
 

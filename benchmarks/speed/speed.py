@@ -9,8 +9,8 @@ time ratio over it.  Shapes are what `prune` chooses by the magnitude of the wei
 there is one (--checkpoint NET=FILE), every layer by its worth; of a random initialisation otherwise, where magnitudes
 say nothing of layers, so that all keep the same share.  Rivals: HetConv's fixed comb, and channel pruning by
 Torch-Pruning (pip install torch-pruning; left out without it).  int8 is calibrated on random images, which does for
-timing.  Rows are written as they are made; a second call goes on where the first stopped, and --minutes ends a call
-early.  A file holds rows of one machine and one set of versions.
+timing.  Rows are written as they are made; a second call goes on where the first stopped or something else kept the machine busy,
+and --minutes ends a call early.  A file holds rows of one machine and one set of versions.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ from hetcompress.planning import PlanSettings, plan
 BATCHES = (1, 16)
 ROUNDS = 9
 """At least, of each row: five nets at 16 images take seconds a round."""
+STEADY = 1.05
+"""A row whose 90 % interval is wider, end over end, comes from a busy minute and is made again."""
 PACKAGES = ("torch", "onnxruntime", "torch-pruning")
 
 
@@ -80,11 +82,16 @@ def measured_with(found: dict[str, Any]) -> list[Any]:
     return [found["machine"]["cpu"], found["machine"]["flags"], found["versions"]]
 
 
+def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what tells a row from the others."""
+    return row["net"], row["model"], row["threads"], row["batch"]
+
+
 def fill(found: dict[str, Any], options: argparse.Namespace) -> None:
     """Measure the rows that are missing, until the time is over."""
     end = time.monotonic() + 60 * options.minutes
     checkpoints = dict(item.split("=", 1) for item in options.checkpoint)
-    done = {(row["net"], row["model"], row["threads"], row["batch"]) for row in found["rows"]}
+    done = {key_of(row) for row in found["rows"] if row["interval"][1] <= STEADY * row["interval"][0]}
     for name in options.nets:
         with tempfile.TemporaryDirectory() as temporary:
             subject = Subject(name, Path(temporary), Path(checkpoints[name]) if name in checkpoints else None)
@@ -108,7 +115,8 @@ def fill(found: dict[str, Any], options: argparse.Namespace) -> None:
                         break
                     row = measure(subject, model_name, model, batch=batch, threads=threads, seconds=options.seconds)
                     weights = "trained" if subject.trained else "random"
-                    found["rows"].append({"net": name, "weights": weights, "model": model_name, **row})
+                    made = {"net": name, "weights": weights, "model": model_name, **row}
+                    found["rows"] = [row for row in found["rows"] if key_of(row) != key_of(made)] + [made]
                     options.out.write_text(json.dumps(found, indent=1) + "\n")
                     print(name, model_name, row["mac_ratio"], row["time_ratio"], row["interval"], flush=True)
 
