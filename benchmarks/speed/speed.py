@@ -9,8 +9,9 @@ time ratio over it.  Shapes are what `prune` chooses by the magnitude of the wei
 there is one (--checkpoint NET=FILE), every layer by its worth; of a random initialisation otherwise, where magnitudes
 say nothing of layers, so that all keep the same share.  Rivals: HetConv's fixed comb, and channel pruning by
 Torch-Pruning (pip install torch-pruning; left out without it).  int8 is calibrated on random images, which does for
-timing.  Rows are written as they are made; a second call goes on where the first stopped or something else kept the machine busy,
-and --minutes ends a call early.  A file holds rows of one machine and one set of versions.
+timing.  Rows are written as they are made; a second call goes on where the first stopped, and makes those again in
+which something else kept the machine busy; --minutes ends a call early.  A file holds rows of one machine and one set
+of versions.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ def averaged_in_blocks(
 ) -> Float[Tensor, "out_groups in_groups n"]:
     """Return values that are alike, to the last digit, for the channels of a block.
 
-    Channels are ranked, cut into blocks in this order, and each gets the mean of its block.  Whatever shape is then best
-    for one channel, at any price, is best for its whole block.
+    Channels are ranked, cut into blocks in this order, and each gets the mean of its block.  Whatever shape is then
+    best for one channel, at any price, is best for its whole block.
 
     Args:
         values: Of each channel group.
