@@ -36,14 +36,14 @@ def row(net: str, granularity: str, options: argparse.Namespace) -> dict[str, An
     """Make a run and return both accuracies."""
     checkpoint = dict(item.split("=", 1) for item in options.checkpoint)[net]
     run = options.work / f"{net}-{granularity}-{options.ratio:g}"
-    if not (run / "manifest.json").exists():
+    if not (run / "run.json").exists():
         hetcompress("convert", checkpoint, "--arch", f"hetcompress:{net}", "--granularity", granularity, "--run", run)
     hetcompress(
         "finetune", "--run", run, "--data", "cifar10", "--data-root", options.data_root, "--mac-ratio", options.ratio,
         "--epochs", options.epochs, "-q",
     )  # fmt: skip
     told = json.loads(hetcompress("export", "--run", run, "--onnx", "--int8", "--seconds", 0, "--force", "--json"))
-    int8 = told["int8"]
+    int8 = told["result"]["int8"]
     return {
         "net": net, "granularity": granularity, "mac_ratio": options.ratio, "epochs": options.epochs,
         "images": int8["accuracy"]["total"], "fp32": percent(int8["fp32"]),

@@ -80,7 +80,7 @@ def print_plan(plan: dict[str, Any]) -> None:
 
     forms = ", ".join(f"{count} {form}" for form, count in plan["forms"].items())
     how = (
-        f" on {plan['target']}, batch {plan['batch']}, threads {plan['threads']}" if plan["plan"] == "measured" else ""
+        f" on {plan['target']}, batch {plan['batch']}, threads {plan['threads']}" if plan["plan"] != "macs" else ""
     )
     console.say(f"plan by {plan['plan']}{how}: {forms}; why the other forms lost stands in plan.json")
 
