@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hetcompress.budgets import Budget
 from hetcompress.errors import NothingToDoError
-from hetcompress.nn import LearnableHetConv2d
+from hetcompress.nn import HetConv2d, LearnableHetConv2d
 
 __all__ = ["allocate", "allocate_evenly", "check_reachable", "kept_cost"]
 
@@ -43,10 +43,11 @@ SHARE_BISECTIONS = 14
 FILL_RUNGS = 12
 
 Layers = Mapping[str, LearnableHetConv2d]
+Pruned = Mapping[str, LearnableHetConv2d | HetConv2d]
 Masks = dict[str, Tensor]
 
 
-def kept_cost(layers: Layers, masks: Mapping[str, Tensor], budget: Budget) -> float:
+def kept_cost(layers: Pruned, masks: Mapping[str, Tensor], budget: Budget) -> float:
     """Return what the masks keep, in the budget's unit, everything that is not converted included."""
     alive = None if budget.wiring is None else budget.wiring.alive(layers, masks)
     cost = budget.fixed + sum(
@@ -60,7 +61,7 @@ def kept_cost(layers: Layers, masks: Mapping[str, Tensor], budget: Budget) -> fl
 
 
 def _group_costs(
-    layer: LearnableHetConv2d, mask: Tensor, budget: Budget, name: str, alive: Tensor | None = None
+    layer: LearnableHetConv2d | HetConv2d, mask: Tensor, budget: Budget, name: str, alive: Tensor | None = None
 ) -> Tensor:
     """Return what each channel group costs; None of `alive` counts all filters."""
     sizes = layer.channel_groups.sizes().to(device=mask.device, dtype=torch.float64)
