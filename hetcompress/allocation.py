@@ -37,6 +37,9 @@ FLOOR = 0.3
 """No layer keeps less than this part of what layers keep on average: where a layer is almost gone, gradients and
 magnitudes mislead, and the net breaks there (layer collapse: Tanaka et al., arXiv 2006.05467)."""
 
+HALVINGS = 4
+"""How often floors are halved, at most, so that blocks stay whole."""
+
 BISECTIONS = 60
 SHARE_BISECTIONS = 14
 """Of a share of weights, which needs no more digits than a layer has weights."""
@@ -138,7 +141,7 @@ def allocate(
     floor = FLOOR * min(max(budget.share, 0.0), 1.0)
     channels = budget.channel_taps(layers)
 
-    def at(price: float, floors: Masks, whole: bool) -> Masks:
+    def at(price: float, floors: Masks, floor: float, whole: bool) -> Masks:
         masks = {}
         for name, layer in layers.items():
             masks[name] = _shapes_at(layer, logits[name], price * budget.unit_costs[name] / scale, channels[name])
@@ -152,8 +155,10 @@ def allocate(
     bound = 1.0 + 2 * max((float(value.abs().max()) for value in logits.values() if value.numel()), default=0.0)
     bound *= scale / min(costs)
     smallest = _smallest(layers, logits) if strict else None
-    for whole in (True, False) if _in_blocks(layers) else (False,):
-        fitting = functools.partial(at, floors={}, whole=whole)
+    # floors of whole blocks may be more than the budget: they yield before blocks are split
+    in_blocks = [(floor / 2**halvings, True) for halvings in range(HALVINGS)] if _in_blocks(layers) else []
+    for lower, whole in [*in_blocks, (floor, False)]:
+        fitting = functools.partial(at, floors={}, floor=lower, whole=whole)
         chosen = _nearest(layers, fitting, -bound, bound, budget, smallest=smallest)
         kept = kept_cost(layers, chosen, budget)
         if _reached(kept, budget) or (kept <= budget.kept and not strict):
