@@ -176,7 +176,6 @@ def _serialized(program: torch.onnx.ONNXProgram, forms: Placed) -> bytes:
         value.ClearField("doc_string")
     put_in_place(proto, forms)
     fuse(proto)
-    graph.ClearField("value_info")
     onnx.helper.set_model_props(proto, {"hetcompress": __version__})
     _check(proto)
     return serialised_(proto)
