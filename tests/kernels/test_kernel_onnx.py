@@ -7,7 +7,7 @@ import torch
 from kernels.test_kernel_operator import pruned
 from torch import nn
 
-from hetcompress.errors import HetCompressError
+from hetcompress.errors import HetCompressError, InputError
 from hetcompress.graphs import onnx_bytes, ort_session
 from hetcompress.kernels import DOMAIN, OPERATOR, Pooling, VectorBlockConv2d, pool
 from hetcompress.kernels.onnx_pools import pool_node
@@ -75,6 +75,12 @@ def test_a_sum_may_take_the_place_of_what_it_adds(layout):
     (found,) = session.run(None, {"input": images.numpy()})
     with torch.no_grad():
         np.testing.assert_allclose(-found, layer(images, images.relu()).numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_without_the_library_an_error_says_what_the_file_needs(data, monkeypatch):
+    monkeypatch.setattr("hetcompress.kernels.available", lambda: (False, "the library is not built"))
+    with pytest.raises(InputError, match="the library that runs its operators, found the library is not built"):
+        ort_session(data[1], 1)
 
 
 def broken(model, change):
