@@ -228,11 +228,12 @@ def ort_session(
         kernels.register(options)
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
-    with readable("of bytes" if isinstance(source, bytes) else source):
+    name = "of bytes" if isinstance(source, bytes) else source
+    with readable(name):
         data = source if isinstance(source, bytes) else str(source)
         try:
             return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             if ready or f"{kernels.DOMAIN}:{kernels.OPERATOR}" not in str(error):
                 raise
-            raise InputError(f"file {source}", expected="the library that runs its operators", found=missing) from None
+            raise InputError(f"file {name}", expected="the library that runs its operators", found=missing) from None
