@@ -20,10 +20,12 @@ __all__ = ["FINEST_FIRST", "GRANULARITIES", "Grain"]
 
 VECTOR = 16
 """Filters: one AVX-512 register; two of AVX2, four of NEON."""
+SHORT_VECTOR = 8
+"""Filters: in narrow layers 16 leave one or two shapes for each channel."""
 MOST_SETS = 4
 """More sets of filters cost more time than their MACs save, in stock runtimes."""
 
-FINEST_FIRST = ("vector", "sets", "channels", "whole")
+FINEST_FIRST = ("vector8", "vector", "sets", "channels", "whole")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,12 @@ GRANULARITIES: Registry[Callable[[nn.Conv2d], Grain]] = Registry("granularity")
 def _vector(_conv: nn.Conv2d) -> Grain:
     """Any taps for each input channel and 16 filters: what our own kernel executes."""
     return Grain(FreeShapes(), VECTOR, 1)
+
+
+@GRANULARITIES.register("vector8")
+def _vector8(_conv: nn.Conv2d) -> Grain:
+    """Any taps for each input channel and 8 filters: finer, for narrow nets and our own kernel."""
+    return Grain(FreeShapes(), SHORT_VECTOR, 1)
 
 
 @GRANULARITIES.register("sets")

@@ -32,7 +32,7 @@ def test_every_granularity_starts_exact_and_comes_back_from_json(name, groups, f
     layer = LearnableHetConv2d.from_conv2d(conv, again.family, again.group_out, again.group_in)
     images = torch.randn(2, conv.in_channels, 5, 5)
     assert torch.equal(layer(images), conv(images))
-    assert FINEST_FIRST[0] == "vector"
+    assert FINEST_FIRST[0] == "vector8"
     assert set(FINEST_FIRST) == set(GRANULARITIES)
 
 

@@ -53,8 +53,9 @@ def convert(
         Optional[str],  # noqa: UP045
         typer.Option(
             metavar="NAME",
-            help="In place of family and groups: vector (any taps for a channel and 16 filters), sets (a learned "
-            "HetConv), channels (shared by all filters), or auto (for each layer, by time measured on --target).",
+            help="In place of family and groups: vector or vector8 (any taps for a channel and 16 or 8 filters), sets "
+            "(a learned HetConv), channels (shared by all filters), or auto (for each layer, by time measured on "
+            "--target).",
         ),
     ] = None,
     target: Target = "ort-cpu",

@@ -56,12 +56,13 @@ def case_of(shape, filters, geometry, density=0.3, vector=16):
 SAME = Geometry(0, 0, kernel_size=(3, 3), padding=(1, 1, 1, 1))
 
 
+@pytest.mark.parametrize("vector", [8, 16])
 @pytest.mark.parametrize("layout", [0, 1])
 @pytest.mark.parametrize("size", [(1, 1), (1, 200), (200, 1), (57, 61), (4, 4), (7, 7), (8, 8)])
-def test_every_tile_and_strip(size, layout):
+def test_every_tile_and_strip(size, layout, vector):
     geometry = dataclasses.replace(SAME, layout_in=layout, layout_out=layout)
     for batch in (1, 9):
-        assert_right(case_of((batch, 64, *size), 40, geometry), threads=2)
+        assert_right(case_of((batch, 64, *size), 40, geometry, vector=vector), threads=2)
 
 
 def test_many_weights():

@@ -124,10 +124,11 @@ def test_prices_on_a_real_clock(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("slow", "expected"),
     [
-        ((), "vector"),
-        (("vector",), "sets"),
-        (("vector", "sets"), "channels"),
-        (("vector", "sets", "channels", "whole"), "vector"),
+        ((), "vector8"),
+        (("vector8",), "vector"),
+        (("vector8", "vector"), "sets"),
+        (("vector8", "vector", "sets"), "channels"),
+        (tuple(GRANULARITIES), "vector8"),
     ],
 )
 def test_the_finest_granularity_that_is_about_as_fast(weighing, monkeypatch, slow, expected):  # noqa: F811

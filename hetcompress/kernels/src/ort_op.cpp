@@ -51,14 +51,15 @@ class Kernel {
     }
     check_call(call);
     if (call.output_size == 0) return;
-    const auto plan = plans_.find(call, [&call] { return std::make_shared<Plan>(call); });
+    const auto plan = plans_.find(call, [&] { return std::make_shared<Plan>(call, path_); });
     Parallel parallel(api_, context, call.parallel, call.context);
-    run_checked(call, *find_path(nullptr), *plan);
+    run_checked(call, path_, *plan);
     parallel.finish();
   }
 
  private:
   const ort::Api& api_;
+  const Path& path_ = *find_path(nullptr);
   hetc_conv2d call_ = {};
   Plans<Plan> plans_;
 };

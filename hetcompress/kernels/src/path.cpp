@@ -25,10 +25,12 @@ constexpr int kRegisterFloats = 4, kAccumulators = 24;
 constexpr int kRegisterFloats = 4, kAccumulators = 12;
 #endif
 
-// Pixels whose accumulators fit the registers.
-constexpr int pixels_of(int vector) {
-  return kAccumulators / ((vector + kRegisterFloats - 1) / kRegisterFloats);
-}
+// V filters of a pixel fill so many registers; where they do not fill one, it holds two pixels of them.
+constexpr int registers_of(int vector) { return vector < kRegisterFloats ? 1 : vector / kRegisterFloats; }
+constexpr int pixels_in_register(int vector) { return vector < kRegisterFloats ? 2 : 1; }
+
+// Registers of pixels whose accumulators fit.
+constexpr int columns_of(int vector) { return kAccumulators / registers_of(vector); }
 
 template <int V>
 struct Floats {
@@ -38,6 +40,12 @@ struct Floats {
 
 template <int V>
 using Vector = typename Floats<V>::type;
+
+template <int V>
+struct Pairs {
+  typedef int64_t type __attribute__((vector_size(V * 8)));
+};
+typedef int64_t PairInMemory __attribute__((aligned(4), may_alias));
 
 template <int V>
 HETC_INLINE Vector<V> load(const float* from) {
@@ -105,9 +113,25 @@ PoolFunction pool(int vector, bool average) {
   }
 }
 
-int pixels(int vector) { return vector == 4 || vector == 8 || vector == 16 ? pixels_of(vector) : 0; }
+template <int V>
+WidenFunction widen_of() {
+  if constexpr (pixels_in_register(V) > 1) {
+    return widen<V>;
+  } else {
+    return nullptr;
+  }
+}
 
-constexpr Path kPath = {HETC_NAME(HETC_PATH), kRegisterFloats, pixels, tile, fill, store, pool};
+WidenFunction widen(int vector) {
+  switch (vector) {
+    case 4: return widen_of<4>();
+    case 8: return widen_of<8>();
+    default: return nullptr;
+  }
+}
+
+constexpr Path kPath = {HETC_NAME(HETC_PATH), kRegisterFloats, columns_of, pixels_in_register,
+                        tile, fill, widen, store, pool};
 
 }  // namespace
 

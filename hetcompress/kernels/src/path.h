@@ -10,7 +10,9 @@ namespace hetc {
 constexpr int kMaxRows = 7;     // of a tile: each needs a general register
 constexpr int kMaxPixels = 28;  // of a tile: one vector register each, and some for weights
 
-// Output pixels of one block of filters: `rows` rows of neighbouring pixels, which may lie in different images.
+// Output pixels of one block of filters: `rows` rows of neighbouring pixels, which may lie in different images.  Where a
+// vector is shorter than a register, P = 2 pixels share one, and a column of the tile is two pixels wide; the scratch then
+// holds, at each pixel and for each channel, its value and that of the next pixel.
 struct Tile {
   const char* input;            // of the first pixel, at tap 0 of channel 0
   ptrdiff_t in_row[kMaxRows];   // bytes from each row to the next one
@@ -21,6 +23,7 @@ struct Tile {
   float* output;                // blocked: V filters of a pixel beside each other
   const float* residual;        // laid out like the output, or null
   ptrdiff_t out_row[kMaxRows];  // elements from `output` to the first pixel of each row
+  int last;                     // pixels in the last column, 1 to P
   float low, high;
   bool clamp;
 };
@@ -43,6 +46,13 @@ struct Fill {
   ptrdiff_t height, width;
   ptrdiff_t channel;           // planar input: elements from a channel to the next
   int channels;                // planar input: how many of the V channels exist
+};
+
+// Pixels of one channel block, in the order of the scratch, on their way to places that hold P pixels each.
+struct Widen {
+  const float* from;           // [pixels][V] and P - 1 pixels more, of any value
+  float* to;                   // [pixels][V][P]
+  ptrdiff_t pixels;
 };
 
 // Pixels of one block of filters, on their way into a planar output.
@@ -73,15 +83,18 @@ struct PoolRow {
 
 using TileFunction = void (*)(const Tile&);
 using FillFunction = void (*)(const Fill&);
+using WidenFunction = void (*)(const Widen&);
 using StoreFunction = void (*)(const Store&);
 using PoolFunction = void (*)(const PoolRow&);
 
 struct Path {
   const char* name;
   int best_vector;                                                // V that fills a register
-  int (*pixels)(int vector);                                      // largest tile, 0 for an unknown V
+  int (*columns)(int vector);                                     // of the largest tile, in all of its rows
+  int (*pixels)(int vector);                                      // P: of a column of a tile
   TileFunction (*tile)(int vector, int rows, int columns);        // null for a tile that is too large
   FillFunction (*fill)(int vector, bool blocked);
+  WidenFunction (*widen)(int vector);                             // null where P is 1
   StoreFunction (*store)(int vector);
   PoolFunction (*pool)(int vector, bool average);
 };

@@ -5,7 +5,7 @@
 
 struct hetc_plan {
   hetc_plan(const hetc_conv2d& asked, const hetc::Path& fitting)
-      : call(asked), path(fitting), starts(asked.starts, asked.starts + asked.blocks + 1), plan(asked) {
+      : call(asked), path(fitting), starts(asked.starts, asked.starts + asked.blocks + 1), plan(asked, fitting) {
     call.taps = nullptr;
     call.starts = starts.data();
   }
@@ -31,7 +31,7 @@ const hetc::Path& checked(const hetc_conv2d* call) {
 extern "C" int hetc_conv2d_run(const hetc_conv2d* call, char* message, size_t message_size) {
   return hetc::report(message, message_size, [call] {
     const hetc::Path& path = checked(call);
-    if (call->output_size != 0) hetc::run_checked(*call, path, hetc::Plan(*call));
+    if (call->output_size != 0) hetc::run_checked(*call, path, hetc::Plan(*call, path));
   });
 }
 

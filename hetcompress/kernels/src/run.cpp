@@ -42,6 +42,7 @@ class Run {
     group_blocks_ = call.blocks / call.groups;
     clamp_ = call.low > -std::numeric_limits<float>::infinity() || call.high < std::numeric_limits<float>::infinity();
     fill_ = path.fill(vector_, call.blocked_in != 0);
+    widen_ = path.widen(vector_);
     store_ = path.store(vector_);
     in_image_ = call.input_size / call.batch;
     out_image_ = call.output_size / call.batch;
@@ -54,7 +55,9 @@ class Run {
   void run() {
     const auto slots = static_cast<size_t>(std::min(call_.threads, tasks_));
     strip_floats_ = strips_.direct ? 0 : strips_.image * strips_.images;
-    slot_floats_ = strip_floats_ + band_floats_;
+    // one channel block on its way to places of several pixels; the last place reads that many of them
+    const int64_t narrow_floats = widen_ ? strips_.channel_block / strips_.pixels + strips_.lanes : 0;
+    slot_floats_ = strip_floats_ + std::max(band_floats_, narrow_floats);
     const Scratch scratch(slot_floats_ * static_cast<int64_t>(slots));
     scratch_ = scratch.get();
     run_slots(call_.parallel, call_.context, slots, body, this);
@@ -83,7 +86,7 @@ class Run {
     for (int64_t column = 0; column < width_read_; ++column) {
       const int64_t place = column + call_.padding[1];
       const int32_t slot = column_slots[static_cast<size_t>(place % step)];
-      const int64_t at = slot < 0 ? strips_.columns - 1 : slot * (strips_.plane / vector_) + place / step;
+      const int64_t at = slot < 0 ? strips_.columns - 1 : slot * (strips_.plane / strips_.lanes) + place / step;
       column_at_.push_back(static_cast<int32_t>(at * vector_));
     }
     row_slots_ = strips_.row_axis.slots(call_.stride[0]);
@@ -114,10 +117,10 @@ class Run {
     for (int64_t task = next_++; task < tasks_; task = next_++) {
       const int64_t index = task / ranges_, range = task % ranges_;
       const Strip strip = strip_at(index);
-      if (!strips_.direct && filled != index) fill(strip, scratch);
+      if (!strips_.direct && filled != index) fill(strip, scratch, scratch + strip_floats_);
       filled = index;
       const float* const input =
-          strips_.direct ? call_.input + strip.image * strips_.image + strip.first_row * strips_.columns * vector_
+          strips_.direct ? call_.input + strip.image * strips_.image + strip.first_row * strips_.columns * strips_.lanes
                          : scratch;
       const auto bound = bounds_.begin() + range;
       convolve(strip, input, scratch + strip_floats_, bound[0], bound[1]);
@@ -132,12 +135,12 @@ class Run {
     return {image, images, first_row, image_rows, image_rows * images};
   }
 
-  void fill(const Strip& strip, float* scratch) const {
+  void fill(const Strip& strip, float* scratch, float* narrow) const {
     const int64_t pixels = call_.in_height * call_.in_width;
     Fill fill;
     fill.rows = strip.image_rows + strips_.row_axis.reach;
     fill.columns = strips_.columns;
-    fill.plane = strips_.plane;
+    fill.plane = strips_.plane / strips_.pixels;
     fill.row_step = call_.stride[0];
     fill.first_place = strip.first_row * call_.stride[0] - call_.padding[0];
     fill.row_slots = row_slots_.data();
@@ -153,8 +156,10 @@ class Run {
       for (int64_t block = 0; block < strips_.channel_blocks; ++block) {
         fill.image = call_.input + (strip.image + image) * in_image_ + block * vector_ * pixels;
         fill.channels = static_cast<int>(std::min<int64_t>(vector_, call_.in_channels - block * vector_));
-        fill.scratch = scratch + image * strips_.image + block * strips_.channel_block;
+        float* const to = scratch + image * strips_.image + block * strips_.channel_block;
+        fill.scratch = widen_ ? narrow : to;
         fill_(fill);
+        if (widen_) widen_({narrow, to, strips_.channel_block / strips_.lanes});
       }
     }
   }
@@ -180,25 +185,29 @@ class Run {
 
   // The tile with which a strip takes the least time, where so many vectors run over it before the next one.
   TileSize best_tile(double vectors) const {
-    const int64_t rows = strips_.out_rows * strips_.images, columns = call_.out_width;
-    const double lines = static_cast<double>(strips_.image / strips_.plane);  // of a pixel
+    const int64_t rows = strips_.out_rows * strips_.images, columns = columns_across();
+    const double lines = static_cast<double>(strips_.image / strips_.plane);  // of a place
+    const int most = path_.columns(vector_);
     TileSize best = {1, 1};
     double least = std::numeric_limits<double>::infinity();
-    for (int r = 1; r <= kMaxRows && r <= rows && r <= path_.pixels(vector_); ++r) {
+    for (int r = 1; r <= kMaxRows && r <= rows && r <= most; ++r) {
       // as few tiles across as can be, and those of one width
-      const int64_t across = ceil_div(columns, path_.pixels(vector_) / r), c = ceil_div(columns, across);
+      const int64_t across = ceil_div(columns, most / r), c = ceil_div(columns, across);
       const double tiles = static_cast<double>(ceil_div(rows, r)) * static_cast<double>(across);
-      const double pixels = static_cast<double>(rows) * static_cast<double>(columns) / tiles;
-      const double read = lines * static_cast<double>((r + strips_.row_axis.reach) * (c + strips_.column_axis.reach));
-      const double of_vector = std::max(pixels, kFewest) + kVectorCost + kRowCost * r;
+      const double size = static_cast<double>(rows) * static_cast<double>(columns) / tiles;
+      const int64_t width = c * strips_.pixels + strips_.column_axis.reach;
+      const double read = lines * static_cast<double>((r + strips_.row_axis.reach) * width);
+      const double of_vector = std::max(size, kFewest) + kVectorCost + kRowCost * r;
       const double cost = tiles * (of_vector * vectors + kLineCost * read);
       if (cost < least) least = cost, best = {r, static_cast<int>(c)};
     }
     return best;
   }
 
+  int64_t columns_across() const { return ceil_div(call_.out_width, strips_.pixels); }
+
   void convolve(const Strip& strip, const float* input, float* band, int64_t first_block, int64_t last_block) const {
-    const Cut down(strip.rows, size_.rows), across(call_.out_width, size_.columns);
+    const Cut down(strip.rows, size_.rows), across(columns_across(), size_.columns);
     for (int64_t block = first_block; block < last_block; block += step_) {
       const int64_t last = std::min(block + step_, last_block);
       Row row = {0, 0};
@@ -233,7 +242,7 @@ class Run {
     const int64_t pixel = call_.blocked_out ? vector_ : 1;
     Row row = band.first;
     for (int i = 0; i < band.rows; ++i, row.next(strip)) {
-      band.in[i] = row.image * strips_.image + row.row * strips_.columns * vector_;
+      band.in[i] = row.image * strips_.image + row.row * strips_.columns * strips_.lanes;
       band.image[i] = strip.image + row.image;
       band.out[i] = band.image[i] * out_image_ + (strip.first_row + row.row) * call_.out_width * pixel;
     }
@@ -242,14 +251,16 @@ class Run {
   void run_tiles(const Band& band, const float* input, float* results, int64_t column, int columns, int64_t block,
                  int64_t last) const {
     Tile tile;
-    tile.input = reinterpret_cast<const char*>(input + band.in[0] + column * vector_);
+    const int64_t pixel = column * strips_.pixels;
+    tile.input = reinterpret_cast<const char*>(input + band.in[0] + pixel * strips_.lanes);
     for (int i = 0; i < band.rows; ++i) {
       tile.in_row[i] = i + 1 < band.rows ? (band.in[i + 1] - band.in[i]) * 4 : 0;
-      tile.out_row[i] = (call_.blocked_out ? band.out[i] : i * call_.out_width * vector_) + column * vector_;
+      tile.out_row[i] = (call_.blocked_out ? band.out[i] : i * call_.out_width * vector_) + pixel * vector_;
     }
     // a planar residual is added, and then clamped, when the band is stored
     const bool with_residual = call_.residual && call_.blocked_out;
     tile.residual = nullptr;
+    tile.last = static_cast<int>(std::min(strips_.pixels, call_.out_width - pixel - (columns - 1) * strips_.pixels));
     tile.low = call_.low;
     tile.high = call_.high;
     tile.clamp = clamp_ && (!call_.residual || with_residual);
@@ -306,6 +317,7 @@ class Run {
   int64_t in_image_, out_image_, width_read_ = 0;
   bool clamp_;
   FillFunction fill_;
+  WidenFunction widen_;
   StoreFunction store_;
   std::vector<int32_t> column_at_, row_slots_;
   TileSize size_ = {1, 1};

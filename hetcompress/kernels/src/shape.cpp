@@ -30,19 +30,21 @@ std::vector<int32_t> Axis::slots(int64_t stride) const {
   return result;
 }
 
-Strips::Strips(const hetc_conv2d& call)
+Strips::Strips(const hetc_conv2d& call, int64_t pixels_at_place)
     : row_axis(call.kernel[0], call.stride[0], call.dilation[0]),
       column_axis(call.kernel[1], call.stride[1], call.dilation[1]),
-      channel_blocks(ceil_div(call.in_channels, call.vector)) {
-  const int64_t v = call.vector;
+      channel_blocks(ceil_div(call.in_channels, call.vector)),
+      pixels(pixels_at_place),
+      lanes(call.vector * pixels) {
   const int64_t phases = static_cast<int64_t>(row_axis.phases.size() * column_axis.phases.size());
   // columns of the image that no tap reads are copied all the same, to one more column
   const bool unread = static_cast<int64_t>(column_axis.phases.size()) < call.stride[1];
   columns = call.out_width + column_axis.reach + unread;
-  const int64_t row_bytes = columns * channel_blocks * phases * v * 4;
+  const int64_t row_bytes = columns * channel_blocks * phases * lanes * 4;
   const int64_t image_bytes = row_bytes * (call.out_height + row_axis.reach);
   const bool padded = call.padding[0] || call.padding[1] || call.padding[2] || call.padding[3];
-  direct = call.blocked_in && !padded && call.stride[0] == 1 && call.stride[1] == 1 && image_bytes <= INT32_MAX;
+  const bool same_places = !padded && call.stride[0] == 1 && call.stride[1] == 1 && pixels == 1;
+  direct = call.blocked_in && same_places && image_bytes <= INT32_MAX;
 
   const int64_t budget_rows = std::max<int64_t>(kStripBytes / row_bytes - row_axis.reach, 4);
   per_image = ceil_div(call.out_height, std::min(call.out_height, budget_rows));
@@ -50,7 +52,7 @@ Strips::Strips(const hetc_conv2d& call)
   if (per_image > 1) out_rows = std::min(ceil_div(out_rows, kTileRows) * kTileRows, call.out_height);
   per_image = ceil_div(call.out_height, out_rows);
   rows = direct ? call.in_height : out_rows + row_axis.reach;
-  plane = rows * columns * v;
+  plane = rows * columns * lanes;
   channel_block = plane * phases;
   image = channel_block * channel_blocks;
   if (image > INT32_MAX / 4) throw Invalid("a row of the image is too large");
@@ -69,10 +71,10 @@ std::vector<int32_t> Strips::offsets(const hetc_conv2d& call) const {
     const int64_t row = tap / call.kernel[1], column = tap % call.kernel[1];
     const int64_t phase = row_axis.slot[row] * static_cast<int64_t>(column_axis.phases.size()) + column_axis.slot[column];
     of_tap[tap] = static_cast<int32_t>(
-        4 * (phase * plane + (row_axis.shift[row] * columns + column_axis.shift[column]) * v));
+        4 * (phase * plane + (row_axis.shift[row] * columns + column_axis.shift[column]) * lanes));
   }
   for (int64_t channel = 0; channel < call.in_channels; ++channel) {
-    of_channel[channel] = static_cast<int32_t>(4 * (channel / v * channel_block + channel % v));
+    of_channel[channel] = static_cast<int32_t>(4 * (channel / v * channel_block + channel % v * pixels));
   }
   const int64_t per_group = call.in_channels / call.groups, blocks = call.blocks / call.groups;
   of_place.resize(per_group * taps);

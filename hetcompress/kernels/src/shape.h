@@ -50,7 +50,7 @@ struct Axis {
 
 // The part of the input that one task reads: some output rows of one image, or some whole images.
 struct Strips {
-  Strips(const hetc_conv2d& call);
+  Strips(const hetc_conv2d& call, int64_t pixels);
 
   bool direct;          // the input itself is laid out as the kernel wants it
   Axis row_axis, column_axis;
@@ -59,6 +59,8 @@ struct Strips {
   int64_t per_image;    // strips in an image; 1 where a strip holds whole images
   int64_t images;       // images in a strip, at most
   int64_t count;        // strips
+  int64_t pixels;                         // at each place of the scratch: that one and those after it
+  int64_t lanes;                          // elements of a place: V channels of `pixels`
   int64_t rows, columns;                  // of a scratch plane
   int64_t plane, channel_block, image;    // elements of a plane, of a channel block's planes, of an image's
   std::vector<int32_t> offsets(const hetc_conv2d& call) const;  // of each kept vector, bytes, and a 0
