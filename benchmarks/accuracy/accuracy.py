@@ -11,9 +11,9 @@
 | tp-magnitude, tp-group-norm, tp-bn-scale | Torch-Pruning, as fast as the row of `ours` in --match |
 
 A row is a line of JSON in --out.  A row that stands there is not made again unless its recipe has changed since; one
-that was interrupted goes on from its folder under --work.  With `--seconds 0` nothing is timed, for a machine that is busy training; the same command with
-other seconds fills the times in later.  Everything is trained by the package's own trainer, with its distillation from
-the source.
+that was interrupted goes on from its folder under --work.  With `--seconds 0` nothing is timed, for a machine that is
+busy training; the same command with other seconds fills the times in later.  Everything is trained by the package's own
+trainer, with its distillation from the source.
 """
 
 from __future__ import annotations

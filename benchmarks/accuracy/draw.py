@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -63,9 +64,9 @@ def ratio_of(row: Mapping[str, Any], axis: str) -> float | None:
 
 
 def mean_and_spread(seeds: Sequence[Point]) -> tuple[float, float, float]:
-    """Return the mean ratio, the mean accuracy and the standard deviation of the accuracies, 0 of a single one."""
+    """Return the mean ratio, the mean accuracy and the standard deviation of the accuracies, NaN of a single one."""
     ratios, accuracies = zip(*seeds, strict=True)
-    spread = statistics.stdev(accuracies) if len(seeds) > 1 else 0.0
+    spread = statistics.stdev(accuracies) if len(seeds) > 1 else math.nan
     return statistics.mean(ratios), statistics.mean(accuracies), spread
 
 
