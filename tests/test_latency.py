@@ -17,10 +17,10 @@ from hetcompress.latency import (
     Latency,
     compare,
     compare_latency,
-    machine,
     measure,
     torch_threads,
 )
+from hetcompress.machine import machine
 
 
 def sleeper(milliseconds: float) -> Callable[[], object]:
