@@ -176,7 +176,6 @@ def _serialized(program: torch.onnx.ONNXProgram, forms: Placed) -> bytes:
         value.ClearField("doc_string")
     put_in_place(proto, forms)
     fuse(proto)
-    graph.ClearField("value_info")
     onnx.helper.set_model_props(proto, {"hetcompress": __version__})
     _check(proto)
     return serialised_(proto)
@@ -224,10 +223,17 @@ def ort_session(
     # idle workers of one session would spin on the cores of the next: measured in turns with a second session, two
     # threads on two cores, that made runs 1.4x slower than alone; without spinning, in turns equals alone
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if kernels.available()[0]:  # the file may have its operator
+    ready, missing = kernels.available()
+    if ready:  # the file may have its operator
         kernels.register(options)
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
-    with readable("of bytes" if isinstance(source, bytes) else source):
+    name = "of bytes" if isinstance(source, bytes) else source
+    with readable(name):
         data = source if isinstance(source, bytes) else str(source)
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        try:
+            return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            if ready or f"{kernels.DOMAIN}:{kernels.OPERATOR}" not in str(error):
+                raise
+            raise InputError(f"file {name}", expected="the library that runs its operators", found=missing) from None

@@ -31,7 +31,7 @@ class Machine:
     """What a latency depends on besides the model.
 
     Attributes:
-        cpu: Name of the processor.
+        cpu: Name of the processor, with the numbers of its generation: clouds give many generations one name.
         flags: Its instruction sets that matter here; empty where the system does not tell.
         cores: Cores that this process may use.
         load: Mean number of running processes in the last minute; None where the system does not tell.
@@ -62,13 +62,18 @@ def machine() -> Machine:
     info = _cpu_info(Path("/proc/cpuinfo"))
     flags = set((info.get("flags") or info.get("Features") or "").split())
     return Machine(
-        cpu=info.get("model name") or platform.processor() or platform.machine(),
+        cpu=_name(info) or platform.processor() or platform.machine(),
         flags=tuple(flag for flag in TELLING_FLAGS if flag in flags),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         torch=importlib.metadata.version("torch"),
         onnxruntime=importlib.metadata.version("onnxruntime"),
     )
+
+
+def _name(info: dict[str, str]) -> str:
+    name, numbers = info.get("model name", ""), [info.get(field) for field in ("cpu family", "model")]
+    return f"{name} (family {numbers[0]}, model {numbers[1]})" if name and None not in numbers else name
 
 
 def _cpu_info(file: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ images in and out and with blocked ones; outputs are bound beforehand for all on
 dense layer in onnxruntime with fewer channels on both sides, in multiples of 16: what channel pruning leaves at that
 density.  `speed` is the time of onnxruntime's dense layer over that of the row; `gflops` counts the weights that are
 multiplied; `peak` is what so many cores multiply and add in registers, measured in the same run.  Rows are written as
-they are made; a second call goes on where the first stopped.
+they are made; a second call goes on where the first stopped, on the same machine, and --minutes ends a call early.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import math
 import statistics
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -170,6 +171,19 @@ def rows(layer, batch, threads, seconds, peak):
     ]  # fmt: skip
 
 
+def opened(path):
+    """Return the results so far, for more of the same machine.
+
+    Raises:
+        SystemExit: They are another machine's.
+    """
+    here = machine().to_json()
+    found = json.loads(path.read_text()) if path.exists() else {"machine": here, "rows": []}
+    if any(found["machine"][name] != here[name] for name in ("cpu", "flags")):
+        raise SystemExit(f"{path} has the rows of another machine: {found['machine']}")
+    return found | {"machine": here}
+
+
 def write(path, found):
     """Write the results, a row a line."""
     head = json.dumps({name: value for name, value in found.items() if name != "rows"}, indent=1)[:-2]
@@ -184,13 +198,14 @@ def main():
     parser.add_argument("--layers", nargs="+", default=list(LAYERS), choices=list(LAYERS), metavar="LAYER")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--minutes", type=float, default=math.inf)
     options = parser.parse_args()
     peak = measured_peak()
-    found = json.loads(options.out.read_text()) if options.out.exists() else {"rows": []}
-    found |= {"machine": machine().to_json(), "path": available()[1], "peak_gflops": peak}
+    end = time.monotonic() + 60 * options.minutes
+    found = opened(options.out) | {"path": available()[1], "peak_gflops": peak}
     done = {(row["layer"], row["batch"], row["threads"]) for row in found["rows"]}
     for threads, batch, name in itertools.product(options.threads, options.batches, options.layers):
-        if (name, batch, threads) in done:
+        if (name, batch, threads) in done or time.monotonic() > end:
             continue
         found["rows"] += rows(LAYERS[name], batch, threads, options.seconds, peak)
         write(options.out, found)

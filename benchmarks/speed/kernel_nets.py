@@ -9,32 +9,31 @@ executed MAC ratio.  A model that waits for its turn loses its weights from the 
 things; `in_a_row` repeats each model's call eight times a turn, as in one that does nothing else.  Stock forms are the
 measured plan for the same shapes without our kernel (--stock says at which MAC ratios); channel pruning is
 Torch-Pruning at the same MACs (pip install torch-pruning; left out without it).  Rows are written as they are made; a
-second call goes on where the first stopped.
+second call goes on where the first stopped, on the same machine, and --minutes ends a call early.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import json
+import math
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from speed import NETS, channel_pruned, macs
+from subjects import NETS, Subject, macs_of
 from torch import nn
 
-from hetcompress import pipeline
-from hetcompress.artifacts import RunFolder
 from hetcompress.cost import count_executed
 from hetcompress.graphs import onnx_bytes
 from hetcompress.latency import measure, prepare_onnx, prepare_torch, ratio_of, torch_threads
-from hetcompress.lowering import fold_batch_norms
 from hetcompress.machine import machine
-from hetcompress.models import parse_architecture
 from hetcompress.planning import FAST, FEWEST_MACS, plan
 
 HERE = Path(__file__).parent
@@ -53,25 +52,28 @@ class Models:
 
 def models(name: str, ratio: float, checkpoint: str | None, *, stock: bool) -> Models:
     """Return the models of a net at one MAC ratio."""
-    net = NETS[name]
-    example = torch.zeros(1, 3, net.size, net.size)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        source, run = Path(checkpoint or folder / "random.pt"), folder / "run"
-        if not checkpoint:
-            torch.manual_seed(0)
-            torch.save(parse_architecture(net.spec).build().state_dict(), source)
-        pipeline.convert(source, run=run, arch=net.spec, granularity="vector")
-        pipeline.prune(run, mac_ratio=ratio, evenly=not checkpoint)
-        opened = RunFolder.open(run)
-        dense, pruned = opened.dense_model().eval(), opened.pruned_model().eval()
-    others = {"own kernel": plan(dense, pruned, example, dataclasses.replace(FEWEST_MACS, kernels=True)).lowered.model}
-    if stock:
-        others["stock forms"] = plan(dense, pruned, example, FAST).lowered.model
-    # the unfolded net: batch norms are part of the groups of channels
-    others |= {name.rsplit(" ", 1)[0]: model for name, model in channel_pruned(dense, example, [ratio])}
-    folded = {name: fold_batch_norms(model.eval(), example) for name, model in others.items()}
-    return Models(example, fold_batch_norms(dense, example), folded)
+        subject = Subject(name, Path(temporary), Path(checkpoint) if checkpoint else None)
+        pruned = subject.learned("vector", ratio).eval()
+        dense, example = subject.dense, subject.example
+        ours = dataclasses.replace(FEWEST_MACS, kernels=True)
+        others = {"own kernel": plan(dense, pruned, example, ours).lowered.model}
+        if stock:
+            others["stock forms"] = plan(dense, pruned, example, FAST).lowered.model
+        with contextlib.suppress(ImportError):
+            others["channel pruning"] = subject.channel_pruned(ratio).eval()
+    return Models(example, dense, others)
+
+
+def kept_models(folder: Path | None, name: str, ratio: float, checkpoint: str | None, *, stock: bool) -> Models:
+    """Return the models, from a folder if they have been kept there."""
+    path = folder and folder / f"{name}-{ratio:g}.pt"
+    if path and path.exists():
+        return Models(*torch.load(path, weights_only=False))
+    made = models(name, ratio, checkpoint, stock=stock)
+    if path:
+        torch.save((made.example, made.dense, made.others), path)
+    return made
 
 
 def in_a_row(run: Callable[[], object]) -> Callable[[], object]:
@@ -104,7 +106,7 @@ def timed(
         rows = {"dense": {name: in_a_row(run) for name, run in runners.items()}} if batch == 1 else {}
         repeated = measure(rows["dense"], seconds=seconds, min_rounds=5) if rows else {}
     for name, model in compared.others.items():
-        mac_ratio = macs(compared.dense, compared.example) / count_executed(model, compared.example).macs
+        mac_ratio = macs_of(compared.dense, compared.example) / count_executed(model, compared.example).macs
         ratio, low, high = ratio_of(samples["dense"], samples[name])
         found: dict[str, Any] = {
             "mac_ratio": round(mac_ratio, 3),
@@ -121,6 +123,19 @@ def timed(
         yield name, found
 
 
+def opened(path: Path) -> dict[str, Any]:
+    """Return the results so far, for more of the same machine.
+
+    Raises:
+        SystemExit: They are another machine's.
+    """
+    here = machine().to_json()
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"machine": here, "rows": []}
+    if any(found["machine"][name] != here[name] for name in ("cpu", "flags")):
+        raise SystemExit(f"{path} has the rows of another machine: {found['machine']}")
+    return found | {"machine": here}
+
+
 def write(path: Path, found: dict[str, Any]) -> None:
     """Write the results, a row a line."""
     rows = ",\n".join(json.dumps(row) for row in found["rows"])
@@ -133,15 +148,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "kernel_nets.json")
     parser.add_argument("--nets", nargs="+", default=["vgg16", "resnet34"], choices=list(NETS))
     parser.add_argument("--ratios", nargs="+", type=float, default=RATIOS)
-    parser.add_argument("--stock", nargs="*", type=float, default=[5.0], metavar="RATIO")
+    parser.add_argument("--stock", nargs="*", type=float, default=RATIOS, metavar="RATIO")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 16])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--checkpoint", nargs="*", default=[], metavar="NET=FILE")
     parser.add_argument("--seconds", type=float, default=4.0, help="for each row and way of calling")
+    parser.add_argument("--minutes", type=float, default=math.inf)
+    parser.add_argument("--models", type=Path, metavar="FOLDER", help="keep the models there")
+    parser.add_argument("--prepare", action="store_true", help="make the models, measure nothing")
     options = parser.parse_args()
+    end = time.monotonic() + 60 * options.minutes
     checkpoints = dict(item.split("=", 1) for item in options.checkpoint)
-    found = json.loads(options.out.read_text()) if options.out.exists() else {"rows": []}
-    found["machine"] = machine().to_json()
+    found = opened(options.out)
     done = {tuple(row["key"].values()) for row in found["rows"]}
     for name, ratio in itertools.product(options.nets, options.ratios):
         keys = [
@@ -150,9 +168,12 @@ def main() -> None:
             for threads, batch, runtime in itertools.product(options.threads, options.batches, ("onnxruntime", "torch"))
         ]  # fmt: skip
         missing = [key for key in keys if tuple(key.values()) not in done]
-        compared = models(name, ratio, checkpoints.get(name), stock=ratio in options.stock) if missing else None
-        for key in missing:
-            assert compared is not None
+        if not missing or time.monotonic() > end:
+            continue
+        compared = kept_models(options.models, name, ratio, checkpoints.get(name), stock=ratio in options.stock)
+        for key in [] if options.prepare else missing:
+            if time.monotonic() > end:
+                break
             rows = dict(timed(compared, str(key["runtime"]), int(key["batch"]), int(key["threads"]), options.seconds))
             found["rows"].append({"key": key, "models": rows})
             write(options.out, found)

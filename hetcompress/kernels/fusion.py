@@ -21,15 +21,22 @@ __all__ = ["fuse"]
 
 
 def fuse(model: onnx.ModelProto) -> None:
-    """Fuse and choose layouts, in place; shapes that inference cannot find must be in the graph's value_info."""
+    """Fuse and choose layouts, in place.
+
+    Args:
+        model: Shapes that inference cannot find must be in its graph's value_info, which then tells those of blocked
+            values alone.
+    """
     graph = model.graph
     if not any(ours(node) for node in graph.node):
+        graph.ClearField("value_info")
         return
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     values = (*inferred.input, *inferred.value_info, *inferred.output)
     shapes = {value.name: _dims(value) for value in values}
     for tensor in graph.initializer:
         shapes[tensor.name] = tuple(tensor.dims)
+    graph.ClearField("value_info")
     _Epilogues(graph, shapes).fuse()
     lay_out(graph, shapes)
 

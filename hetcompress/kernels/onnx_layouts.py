@@ -50,6 +50,7 @@ class _Graph:
         del self.graph.node[:]
         self.graph.node.extend(nodes)
         self._drop(read - self._read())
+        self._tell_shapes(layouts)
 
     def _read(self) -> set[str]:
         outputs = {value.name for value in self.graph.output}
@@ -60,6 +61,17 @@ class _Graph:
         kept = [tensor for tensor in self.graph.initializer if tensor.name not in unread]
         del self.graph.initializer[:]
         self.graph.initializer.extend(kept)
+
+    def _tell_shapes(self, layouts: Layouts) -> None:
+        """Note the shapes of blocked values, without which onnxruntime gives sums a buffer of their own."""
+        batch = self.graph.input[0].type.tensor_type.shape.dim[0]
+        for name, vector in layouts.blocked.items():
+            _, channels, *size = self.shapes[name]
+            if channels is None or None in size:
+                continue
+            shape = [batch.dim_param or batch.dim_value, -(-channels // vector), *size, vector]
+            told = f"{name}_blocked" if name in layouts.written else name
+            self.graph.value_info.append(onnx.helper.make_tensor_value_info(told, onnx.TensorProto.FLOAT, shape))
 
     def _pools(self) -> dict[str, Pooling]:
         """Return the pools of what our operator wrote, by output: behind another, a reorder costs less after it."""

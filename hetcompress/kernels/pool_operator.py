@@ -5,6 +5,7 @@ torch's own pools know no blocked images, and a maximum also notes where it was,
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,7 +55,12 @@ def _dense(images: Tensor, numbers: Sequence[int]) -> Tensor:
 def _on_cpu(images: Tensor, numbers: Sequence[int]) -> Tensor:
     if images.dtype != torch.float32 or not library.available()[0]:
         return _dense(images, numbers)
-    return pool(images, Pooling.from_numbers(numbers), threads=torch.get_num_threads())
+    return pool(images, _pooling(tuple(numbers)), threads=torch.get_num_threads())
+
+
+@functools.lru_cache(maxsize=256)
+def _pooling(numbers: tuple[int, ...]) -> Pooling:
+    return Pooling.from_numbers(numbers)
 
 
 def _shape_only(images: Tensor, numbers: Sequence[int]) -> Tensor:

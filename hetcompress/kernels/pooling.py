@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -142,23 +143,35 @@ def pool(
         UsageError: Sizes do not fit each other.
         HetCompressError: The library is missing or out of memory.
     """
-    p = pooling
-    if images.dtype != torch.float32 or images.device.type != "cpu" or images.dim() != 4 + (p.layout_in == 1):
+    if images.dtype != torch.float32 or images.device.type != "cpu" or images.dim() != 4 + (pooling.layout_in == 1):
         raise UsageError("pooling", expected="float32 images on the CPU, in their layout", found=f"{images.dtype}")
-    height, width = images.shape[2:4]
-    if images.shape != p.shape(images.shape[0], height, width, of_output=False):
-        raise UsageError("pooling", expected=f"images of {p.channels} channels", found=f"shape {tuple(images.shape)}")
-    size = p.output_size(height, width)
-    output = new_output([max(n, 0) for n in p.shape(images.shape[0], *size, of_output=True)])
+    shape, numbers = _planned(pooling, images.shape)
+    output = new_output(shape)
     held = images.contiguous()
     call = _PoolCall(
-        ctypes.sizeof(_PoolCall), p.vector, images.shape[0], p.channels, height, width, *size, p.kernel_size,
-        p.stride, p.padding, p.average, p.count_padding, p.round_up, p.layout_in, p.layout_out,
-        held.numel(), output.numel(), held.data_ptr(), output.data_ptr(), threads,
+        *numbers, held.numel(), output.numel(), held.data_ptr(), output.data_ptr(), threads,
         path.encode() if path else None, None, None,
     )  # fmt: skip
     call_library("hetc_pool2d_run", call)
     return output
+
+
+@functools.lru_cache(maxsize=256)
+def _planned(p: Pooling, images: torch.Size) -> tuple[list[int], tuple[Any, ...]]:
+    """Return the shape of the output, and the first fields of the call.
+
+    Raises:
+        UsageError: Images of another shape.
+    """
+    height, width = images[2:4]
+    if images != p.shape(images[0], height, width, of_output=False):
+        raise UsageError("pooling", expected=f"images of {p.channels} channels", found=f"shape {tuple(images)}")
+    size = p.output_size(height, width)
+    numbers = (
+        ctypes.sizeof(_PoolCall), p.vector, images[0], p.channels, height, width, *size, p.kernel_size,
+        p.stride, p.padding, p.average, p.count_padding, p.round_up, p.layout_in, p.layout_out,
+    )  # fmt: skip
+    return [max(n, 0) for n in p.shape(images[0], *size, of_output=True)], numbers
 
 
 def pool_attributes(pooling: Pooling) -> dict[str, Any]:

@@ -7,10 +7,11 @@ import torch
 from kernels.test_kernel_operator import pruned
 from torch import nn
 
-from hetcompress.errors import HetCompressError
+from hetcompress.errors import HetCompressError, InputError
 from hetcompress.graphs import onnx_bytes, ort_session
 from hetcompress.kernels import DOMAIN, OPERATOR, Pooling, VectorBlockConv2d, pool
 from hetcompress.kernels.onnx_pools import pool_node
+from hetcompress.onnx_forms import LayerNodes
 
 pytestmark = pytest.mark.usefixtures("library")
 
@@ -47,6 +48,39 @@ def test_round_trip(data, threads):
         (found,) = session.run(None, {"input": images.numpy()})
         with torch.no_grad():
             np.testing.assert_allclose(found, net(images).numpy(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [0, 1])
+def test_a_sum_may_take_the_place_of_what_it_adds(layout):
+    torch.manual_seed(0)
+    layer = VectorBlockConv2d.from_pruned(pruned(48, 48, padding=1, stride=1), 16)
+    layer = layer.with_geometry(layout_in=layout, layout_out=layout, low=0.0).eval()
+    nodes = LayerNodes("")
+    nodes.emit(layer, "input")
+    conv = nodes.nodes[-1]
+    conv.input.append("sum")
+    conv.output[0] = "result"
+    relu = onnx.helper.make_node("Relu", ["input"], ["sum"])
+    last = onnx.helper.make_node("Neg", ["result"], ["output"])
+    shape = ["n", 3, 7, 7, 16] if layout else ["n", 48, 7, 7]
+    values = [
+        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, shape) for n in ("input", "output", "result")
+    ]
+    graph = onnx.helper.make_graph(
+        [relu, *nodes.nodes, last], "g", values[:1], values[1:2], nodes.initializers, value_info=values[2:]
+    )
+    opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid(DOMAIN, 1)]
+    session = ort_session(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString(), 1)
+    images = torch.randn(2, *shape[1:])
+    (found,) = session.run(None, {"input": images.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(-found, layer(images, images.relu()).numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_without_the_library_an_error_says_what_the_file_needs(data, monkeypatch):
+    monkeypatch.setattr("hetcompress.kernels.available", lambda: (False, "the library is not built"))
+    with pytest.raises(InputError, match="the library that runs its operators, found the library is not built"):
+        ort_session(data[1], 1)
 
 
 def broken(model, change):

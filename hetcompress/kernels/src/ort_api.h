@@ -1,7 +1,7 @@
 // The part of onnxruntime's C interface that a custom operator needs.  The runtime's packages ship no headers.
 //
 // The runtime hands out its functions as a table that only ever grows at its end, so a function's place in the table
-// is part of its stable interface; the places here are those of version 17 of the table (onnxruntime 1.17), which a
+// is part of its stable interface; the places here are those of version 18 of the table (onnxruntime 1.18), which a
 // runtime without it refuses to give out.  `OrtCustomOp` is likewise a struct that grows at its end and says its version.
 #ifndef HETCOMPRESS_ORT_API_H
 #define HETCOMPRESS_ORT_API_H
@@ -12,7 +12,7 @@
 namespace hetc {
 namespace ort {
 
-constexpr uint32_t kVersion = 17;
+constexpr uint32_t kVersion = 18;
 
 struct Status;
 struct SessionOptions;
@@ -119,6 +119,11 @@ struct CustomOp {
   Status* (*infer_shape)(const CustomOp*, void*);
   int (*first_version)(const CustomOp*);
   int (*last_version)(const CustomOp*);
+  // pairs of an input and an output that may be one buffer: how many, and arrays of either
+  size_t (*in_place)(int** inputs, int** outputs);
+  void (*release_in_place)(int* inputs, int* outputs);
+  size_t (*aliases)(int** inputs, int** outputs);
+  void (*release_aliases)(int* inputs, int* outputs);
 };
 
 }  // namespace ort

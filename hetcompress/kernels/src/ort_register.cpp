@@ -30,7 +30,7 @@ extern "C" HETC_EXPORT hetc::ort::Status* RegisterCustomOps(hetc::ort::SessionOp
                                                             const hetc::ort::ApiBase* base) {
   const hetc::ort::Api* api = base->get_api(hetc::ort::kVersion);
   if (!api) {
-    return base->get_api(1)->create_status(hetc::ort::kFail, "hetcompress needs onnxruntime 1.17 or newer");
+    return base->get_api(1)->create_status(hetc::ort::kFail, "hetcompress needs onnxruntime 1.18 or newer");
   }
   return hetc::guarded(*api, "hetcompress", [&] { hetc::ok(api->add_domain(options, hetc::domain_of(*api))); });
 }

@@ -50,7 +50,7 @@ typedef struct hetc_conv2d {
   const int32_t* starts;
   const float* bias;     /* [out_channels] or NULL */
   const float* residual; /* added to the result before it is clamped; shape and layout of the output; or NULL */
-  float* output;         /* may not overlap the other buffers */
+  float* output;         /* may be `residual` if it is blocked; may not overlap the others */
   float low, high;       /* the result is clamped to these; -inf and inf leave it alone, NaN stays */
   int64_t threads;       /* at most so many slots */
   const char* path;      /* "avx512", "avx2", "portable", or NULL for the best that this processor runs */
