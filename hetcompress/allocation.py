@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hetcompress.budgets import Budget
 from hetcompress.errors import NothingToDoError
-from hetcompress.nn import LearnableHetConv2d
+from hetcompress.nn import HetConv2d, LearnableHetConv2d
 
 __all__ = ["allocate", "allocate_evenly", "check_reachable", "kept_cost"]
 
@@ -37,16 +37,20 @@ FLOOR = 0.3
 """No layer keeps less than this part of what layers keep on average: where a layer is almost gone, gradients and
 magnitudes mislead, and the net breaks there (layer collapse: Tanaka et al., arXiv 2006.05467)."""
 
+HALVINGS = 4
+"""How often floors are halved, at most, so that blocks stay whole."""
+
 BISECTIONS = 60
 SHARE_BISECTIONS = 14
 """Of a share of weights, which needs no more digits than a layer has weights."""
 FILL_RUNGS = 12
 
 Layers = Mapping[str, LearnableHetConv2d]
+Pruned = Mapping[str, LearnableHetConv2d | HetConv2d]
 Masks = dict[str, Tensor]
 
 
-def kept_cost(layers: Layers, masks: Mapping[str, Tensor], budget: Budget) -> float:
+def kept_cost(layers: Pruned, masks: Mapping[str, Tensor], budget: Budget) -> float:
     """Return what the masks keep, in the budget's unit, everything that is not converted included."""
     alive = None if budget.wiring is None else budget.wiring.alive(layers, masks)
     cost = budget.fixed + sum(
@@ -60,7 +64,7 @@ def kept_cost(layers: Layers, masks: Mapping[str, Tensor], budget: Budget) -> fl
 
 
 def _group_costs(
-    layer: LearnableHetConv2d, mask: Tensor, budget: Budget, name: str, alive: Tensor | None = None
+    layer: LearnableHetConv2d | HetConv2d, mask: Tensor, budget: Budget, name: str, alive: Tensor | None = None
 ) -> Tensor:
     """Return what each channel group costs; None of `alive` counts all filters."""
     sizes = layer.channel_groups.sizes().to(device=mask.device, dtype=torch.float64)
@@ -137,7 +141,7 @@ def allocate(
     floor = FLOOR * min(max(budget.share, 0.0), 1.0)
     channels = budget.channel_taps(layers)
 
-    def at(price: float, floors: Masks, whole: bool) -> Masks:
+    def at(price: float, floors: Masks, floor: float, whole: bool) -> Masks:
         masks = {}
         for name, layer in layers.items():
             masks[name] = _shapes_at(layer, logits[name], price * budget.unit_costs[name] / scale, channels[name])
@@ -151,8 +155,10 @@ def allocate(
     bound = 1.0 + 2 * max((float(value.abs().max()) for value in logits.values() if value.numel()), default=0.0)
     bound *= scale / min(costs)
     smallest = _smallest(layers, logits) if strict else None
-    for whole in (True, False) if _in_blocks(layers) else (False,):
-        fitting = functools.partial(at, floors={}, whole=whole)
+    # floors of whole blocks may be more than the budget: they yield before blocks are split
+    in_blocks = [(floor / 2**halvings, True) for halvings in range(HALVINGS)] if _in_blocks(layers) else []
+    for lower, whole in [*in_blocks, (floor, False)]:
+        fitting = functools.partial(at, floors={}, floor=lower, whole=whole)
         chosen = _nearest(layers, fitting, -bound, bound, budget, smallest=smallest)
         kept = kept_cost(layers, chosen, budget)
         if _reached(kept, budget) or (kept <= budget.kept and not strict):
@@ -224,7 +230,7 @@ def _nearest(
     # groups are too coarse as well, one too many is as near as one too few.
     over = dataclasses.replace(budget, kept=(1 + CLOSE * TOLERANCE) * budget.kept)
     ways = [(budget, False), (over, False)]
-    for allowed, whole in [(budget, True), *ways] if in_blocks else ways:
+    for allowed, whole in [(budget, True), (over, True), *ways] if in_blocks else ways:
         close = close if allowed is budget else (1 - TOLERANCE) * budget.kept
         for rung in range(FILL_RUNGS + 1 if smallest is not None else 1):
             if kept_cost(layers, least, budget) >= close:

@@ -41,7 +41,9 @@ class Timing:
         return dataclasses.asdict(self)
 
 
-def side_by_side(candidates: Sequence[Candidate], *, batch: int, threads: int, seconds: float = 1.0) -> list[Timing]:
+def side_by_side(
+    candidates: Sequence[Candidate], *, batch: int, threads: int, seconds: float = 1.0, min_rounds: int = 15
+) -> list[Timing]:
     """Time models at one batch size and number of threads.
 
     Args:
@@ -49,6 +51,7 @@ def side_by_side(candidates: Sequence[Candidate], *, batch: int, threads: int, s
         batch: Images in a batch.
         threads: Threads inside an operator.
         seconds: Time to spend on each model at least.
+        min_rounds: Samples of each at least.
 
     Raises:
         InputError: A model cannot be opened, or cannot run such a batch.
@@ -64,7 +67,7 @@ def side_by_side(candidates: Sequence[Candidate], *, batch: int, threads: int, s
                 raise
             except Exception as error:  # noqa: BLE001  the runtimes' exceptions have no base class in common
                 raise _cannot_run(candidate, batch, error) from None
-        samples = measure(runners, seconds=seconds * len(runners))
+        samples = measure(runners, seconds=seconds * len(runners), min_rounds=min_rounds)
     return _timings(samples, runtimes, batch=batch, threads=threads)
 
 

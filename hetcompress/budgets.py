@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -115,6 +116,7 @@ class Budget:
         fixed: float,
         dense: float,
         ratio: float,
+        wiring: Wiring | None = None,
     ) -> Budget:
         """Return the budget of a ratio of the dense model's time to the expected time.
 
@@ -124,13 +126,18 @@ class Budget:
             fixed: Milliseconds that are paid whatever is kept.
             dense: Milliseconds of the dense model.
             ratio: Dense over expected time.
+            wiring: Which filters are read; None counts all.
 
         Raises:
             UsageError: `ratio` is below 1 or not finite.
         """
         check_ratio("--latency-ratio", ratio)
         total = fixed + sum(layer.weight.numel() * prices[name] for name, layer in layers.items())
-        return cls(dict(prices), fixed, total, dense / ratio, "time ratio", ratio, dense)
+        return cls(dict(prices), fixed, total, dense / ratio, "time ratio", ratio, dense, wiring=wiring)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, the wiring left out: it is the model's."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "wiring"}
 
     def value(self, cost: float) -> float:
         """Return the density, or the ratio, that a cost amounts to (infinite where nothing is left to pay)."""

@@ -12,7 +12,7 @@ channels; any other one is taken to read all of them in this order, and perhaps 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -137,6 +137,24 @@ class Flow(TorchFunctionMode):
         labels = [torch.arange(start, start + size) for start, size in zip(starts, self.channels, strict=False)]
         spread_(labels, (lanes for step in self.steps for lanes in step.ties(self.channels)), torch.minimum)
         return labels
+
+    def skip(self, modules: Container[str]) -> None:
+        """Leave out steps of modules that give on what they read: who read what they made reads that instead."""
+        source: dict[int, int] = {}
+        steps = []
+        for step in self.steps:
+            step = dataclasses.replace(step, reads=tuple(source.get(value, value) for value in step.reads))
+            if step.module in modules and step.makes is not None:
+                (source[step.makes],) = step.reads
+            else:
+                steps.append(step)
+        self.steps = steps
+
+    def hold(self, channels: Sequence[int]) -> None:
+        """Let each value have so many channels."""
+        self.shapes = [
+            torch.Size([shape[0], count, *shape[2:]]) for shape, count in zip(self.shapes, channels, strict=True)
+        ]
 
     def readers(self, value: int) -> list[Step]:
         """Return the steps that read a value."""

@@ -30,17 +30,14 @@ from torch import Tensor, nn
 from hetcompress.errors import UsageError
 from hetcompress.graphs import onnx_bytes, ort_session
 from hetcompress.kernels import fuse_torch
-from hetcompress.machine import Machine, machine
 
 __all__ = [
     "Comparison",
     "Latency",
-    "Machine",
     "Prepared",
     "Verdict",
     "compare",
     "compare_latency",
-    "machine",
     "measure",
     "ort_session",
     "prepare_onnx",
@@ -57,6 +54,7 @@ Verdict = Literal["faster", "slower", "the same within noise"]
 
 SHORTEST_SAMPLE = 1e-3
 """Seconds; quicker calls are repeated inside a sample, so that the clock and the loop do not count."""
+WARM = 0.5  # seconds of warming up that are enough
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +162,7 @@ def measure(
     Args:
         runners: What to time; called without arguments.
         seconds: Rounds go on for at least this long.
-        warmup: Untimed calls of each before the first round.
+        warmup: Untimed calls of each before the first round, fewer where they take more than half a second.
         min_rounds: Rounds at least, however slow they are.
 
     Returns:
@@ -192,10 +190,11 @@ def _seconds(runner: Callable[[], object], repeats: int) -> float:
 
 
 def _repeats(runner: Callable[[], object], warmup: int) -> int:
-    for _ in range(warmup):
-        runner()
-    quickest = min(_seconds(runner, 1) for _ in range(3))
-    return max(1, math.ceil(SHORTEST_SAMPLE / max(quickest, 1e-7)))
+    """Warm a runner up, and return how many of its calls make a sample."""
+    first = [_seconds(runner, 1)]
+    while len(first) < warmup + 3 and sum(first) < WARM:
+        first.append(_seconds(runner, 1))
+    return max(1, math.ceil(SHORTEST_SAMPLE / max(min(first[-3:]), 1e-7)))
 
 
 def compare(
@@ -237,6 +236,7 @@ def compare_latency(
     threads: int = 1,
     runtimes: Sequence[str] = RUNTIMES,
     seconds: float = 2.0,
+    min_rounds: int = 15,
 ) -> list[Comparison]:
     """Compare two models in every runtime and at every batch size, on this machine, now.
 
@@ -249,6 +249,7 @@ def compare_latency(
         runtimes: Any of "onnxruntime" (a model is exported first) and "torch" (eager, in inference mode, each model in
             the memory format that is faster for it).
         seconds: Time to spend on each comparison at least.
+        min_rounds: Samples of each model at least.
 
     Returns:
         One comparison for each runtime and batch size, in this order.
@@ -267,10 +268,10 @@ def compare_latency(
             for batch in batches:
                 images = torch.randn(batch, *image_shape, generator=torch.Generator().manual_seed(0))
                 (run_dense, of_dense), (run_compact, of_compact) = first(images), second(images)
-                both = (of_dense, of_compact)
-                comparisons.append(
-                    compare(run_dense, run_compact, batch=batch, threads=threads, runtime=both, seconds=seconds)
-                )
+                comparisons.append(compare(
+                    run_dense, run_compact, batch=batch, threads=threads, runtime=(of_dense, of_compact),
+                    seconds=seconds, min_rounds=min_rounds,
+                ))  # fmt: skip
     return comparisons
 
 

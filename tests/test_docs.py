@@ -1,5 +1,7 @@
 """What the documentation shows really runs."""
 
+import importlib.util
+import json
 import re
 
 import pytest
@@ -28,3 +30,13 @@ def test_links_lead_somewhere(page):
     path = REPO / "docs" / page
     for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
         assert target.startswith("https://") or (path.parent / target).exists(), target
+
+
+def test_the_table_of_accuracies_is_that_of_the_rows():
+    folder = REPO / "benchmarks" / "accuracy"
+    spec = importlib.util.spec_from_file_location("accuracy_table", folder / "table.py")
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    page = (REPO / "docs" / "method.md").read_text()
+    assert made.put(page, made.table(rows)) == page, "run benchmarks/accuracy/table.py --into docs/method.md"

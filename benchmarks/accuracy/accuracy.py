@@ -34,7 +34,7 @@ from hetcompress.artifacts import RunFolder
 from hetcompress.cost import layer_macs
 from hetcompress.files import write_text
 from hetcompress.kernels import available
-from hetcompress.latency import machine
+from hetcompress.machine import machine
 from hetcompress.planning import FEWEST_MACS, PlanSettings
 from hetcompress.recipes import load_recipe
 

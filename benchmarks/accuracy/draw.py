@@ -3,7 +3,7 @@
     python benchmarks/accuracy/draw.py --out docs/figures
 
 One figure for each net, data set and axis: `NET-DATA-macs.svg`, `NET-DATA-time-stock.svg`, `NET-DATA-time-kernels.svg`.
-Filled marks were measured here, at the mean over seeds, with all seeds as thin marks; those of a method are joined.
+Filled marks were measured here: means over seeds, with bars of one standard deviation; those of a method are joined.
 Hollow grey ones are published by others (`published.json`), with their own baselines and schedules, and stand beside
 MACs alone.
 """
@@ -11,6 +11,7 @@ MACs alone.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 from collections import defaultdict
@@ -20,6 +21,8 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
+from matplotlib import ticker
+from table import NAMES
 
 HERE = Path(__file__).parent
 NETS = {
@@ -27,16 +30,10 @@ NETS = {
     "torchvision:resnet34": "ResNet-34", "torchvision:resnet50": "ResNet-50",
 }  # fmt: skip
 DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagefolder": "ImageNet"}
-MARKS = {
-    "ours": ("o", "hetcompress"),
-    "dense": ("s", "dense, trained on"),
-    "unstructured": ("*", "single weights (a bound: nothing executes them)"),
-    "hetconv": ("D", "HetConv"),
-    "tp-magnitude": ("^", "Torch-Pruning, magnitude"),
-    "tp-group-norm": ("v", "Torch-Pruning, group norm"),
-    "tp-bn-scale": ("<", "Torch-Pruning, batch-norm scales"),
-}
-FORMS = {"stock": "stock operators", "kernels": "own kernel; peers stock"}
+MARKS = dict(zip(NAMES, "os*D^v<", strict=True))
+FORMS = {"stock": "stock operators", "kernels": "hetcompress with its kernel, the others with stock operators"}
+HOLLOW = "ovsD^p<h>P*X"
+TICKS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
 Point = tuple[float, float]
 
 
@@ -63,31 +60,52 @@ def ratio_of(row: Mapping[str, Any], axis: str) -> float | None:
     return float(found[0]["ratio"]) if found else None
 
 
+def mean_and_spread(seeds: Sequence[Point]) -> tuple[float, float, float]:
+    """Return the mean ratio, the mean accuracy and the standard deviation of the accuracies, 0 of a single one."""
+    ratios, accuracies = zip(*seeds, strict=True)
+    spread = statistics.stdev(accuracies) if len(seeds) > 1 else 0.0
+    return statistics.mean(ratios), statistics.mean(accuracies), spread
+
+
 def draw(
     title: str, axis: str, own: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]], out: Path
 ) -> None:
     """Write one figure."""
     figure, axes = plt.subplots(figsize=(7, 4.5))
     by_setting = points(own, axis)
-    for place, (method, (mark, label)) in enumerate(MARKS.items()):
+    for place, (method, mark) in enumerate(MARKS.items()):
         settings = [seeds for (name, _), seeds in by_setting.items() if name == method]
         if settings:
-            means = sorted(tuple(map(statistics.mean, zip(*seeds, strict=True))) for seeds in settings)
-            single = [point for seeds in settings for point in seeds]
-            axes.plot(*zip(*single, strict=True), mark, color=f"C{place}", markersize=3, alpha=0.5)
-            axes.plot(*zip(*means, strict=True), f"{mark}-", color=f"C{place}", label=label, markersize=8)
+            means = sorted(map(mean_and_spread, settings))
+            ratios, accuracies, spreads = zip(*means, strict=True)
+            axes.errorbar(
+                ratios,
+                accuracies,
+                spreads,
+                fmt=f"{mark}-",
+                color=f"C{place}",
+                label=NAMES[method],
+                markersize=7,
+                capsize=3,
+            )
     source = statistics.mean(row["source"] for row in own)
     axes.plot(1, source, "o", color="0.3", label=f"source, {source:.2f} %")
     axes.axhline(source, color="0.3", linestyle=":")
+    published = defaultdict(list)
     for row in others if axis == "macs" else ():
-        label = "published by others" if row is others[0] else None
-        axes.plot(row["mac_ratio"], row["accuracy"], "o", color="0.55", fillstyle="none", label=label)
-        place = (row["mac_ratio"], row["accuracy"])
-        axes.annotate(row["method"], place, (4, 3), textcoords="offset points", fontsize=5, color="0.45")
-    what = "MACs" if axis == "macs" else f"measured time, batch 1, one thread ({FORMS[axis]})"
-    axes.set(title=title, xlabel=f"dense over compressed {what}", ylabel="top-1, last epoch, %")
+        published[row["method"]].append((row["mac_ratio"], row["accuracy"]))
+    for mark, (method, found) in zip(itertools.cycle(HOLLOW), published.items(), strict=False):
+        axes.plot(*zip(*found, strict=True), mark, color="0.5", fillstyle="none", label=f"{method} (published)")
+    what = "MACs" if axis == "macs" else f"time at batch 1, one thread\n({FORMS[axis]})"
+    axes.set(title=title, xlabel=f"dense over compressed {what}", ylabel="top-1, last epoch, %", xscale="log")
+    axes.xaxis.set_major_locator(ticker.FixedLocator(TICKS))
+    axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    if published:
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    else:
+        axes.legend(fontsize=8, loc="lower left")
     out.parent.mkdir(parents=True, exist_ok=True)
     # without a date the same rows give the same file
     figure.savefig(out, metadata={"Date": None}, bbox_inches="tight")

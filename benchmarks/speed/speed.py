@@ -1,15 +1,17 @@
 """How much of the MAC ratio a clock shows: nets, MAC ratios and rivals, stock operators of onnxruntime, fp32 and int8.
 
     python benchmarks/speed/speed.py --out benchmarks/speed/speed.json [--nets vgg16] [--ratios 2 5] [--minutes 7]
-    python benchmarks/speed/speed.py --out benchmarks/speed/speed.json --table
+    python benchmarks/speed/speed.py --out benchmarks/speed/speed.json --docs docs/speed.md
 
-Every row is one compressed model; it, its int8 file, the dense net and the dense net's int8 file run in turns in the
-same rounds.  "MAC ratio" is that of the operators that run, "realised" the time ratio over it.  Shapes are what `prune`
-chooses by the magnitude of the weights: of the given checkpoint where there is one (--checkpoint NET=FILE), every layer
-by its worth; of a random initialisation otherwise, where magnitudes say nothing of layers, so that all keep the same
-share.  Rivals: HetConv's fixed comb, and channel pruning by Torch-Pruning (pip install torch-pruning; left out without
-it).  int8 is calibrated on random images, which does for timing.  Rows are written as they are made; a second call goes
-on where the first stopped, and --minutes ends a call early.
+The second writes the table into the page.  Every row is one compressed model; it, its int8 file, the dense net and the
+dense net's int8 file run in turns in the same rounds.  "MAC ratio" is that of the operators that run, "realised" the
+time ratio over it.  Shapes are what `prune` chooses by the magnitude of the weights: of the given checkpoint where
+there is one (--checkpoint NET=FILE), every layer by its worth; of a random initialisation otherwise, where magnitudes
+say nothing of layers, so that all keep the same share.  Rivals: HetConv's fixed comb, and channel pruning by
+Torch-Pruning (pip install torch-pruning; left out without it).  int8 is calibrated on random images, which does for
+timing.  Rows are written as they are made; a second call goes on where the first stopped, and makes those again in
+which something else kept the machine busy; --minutes ends a call early.  A file holds rows of one machine and one set
+of versions.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing import Any
 
 import torch
 from subjects import NETS, Subject
-from table import table
+from table import table, write_between_marks
 from torch import nn
 
 from hetcompress.benchmarking import side_by_side
@@ -37,6 +39,10 @@ from hetcompress.machine import machine
 from hetcompress.planning import PlanSettings, plan
 
 BATCHES = (1, 16)
+ROUNDS = 9
+"""At least, of each row: five nets at 16 images take seconds a round."""
+STEADY = 1.05
+"""A row whose 90 % interval is wider, end over end, comes from a busy minute and is made again."""
 PACKAGES = ("torch", "onnxruntime", "torch-pruning")
 
 
@@ -52,7 +58,8 @@ def measure(
         onnx_candidate(label, path)
         for label, path in zip(names, (*subject.files("dense", subject.dense), *ours), strict=True)
     ]
-    timed = {timing.name: timing for timing in side_by_side(candidates, batch=batch, threads=threads, seconds=seconds)}
+    found = side_by_side(candidates, batch=batch, threads=threads, seconds=seconds, min_rounds=ROUNDS)
+    timed = {timing.name: timing for timing in found}
     ratio = subject.macs / count_executed(model, subject.example).macs
     return {
         "batch": batch, "threads": threads, "mac_ratio": round(ratio, 3), "time_ratio": round(timed["fp32"].ratio, 3),
@@ -71,11 +78,21 @@ def versions() -> dict[str, str]:
     return {package: installed[package] for package in PACKAGES if package in installed}
 
 
+def measured_with(found: dict[str, Any]) -> list[Any]:
+    """Return what rows of one file must share."""
+    return [found["machine"]["cpu"], found["machine"]["flags"], found["versions"]]
+
+
+def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what tells a row from the others."""
+    return row["net"], row["model"], row["threads"], row["batch"]
+
+
 def fill(found: dict[str, Any], options: argparse.Namespace) -> None:
     """Measure the rows that are missing, until the time is over."""
     end = time.monotonic() + 60 * options.minutes
     checkpoints = dict(item.split("=", 1) for item in options.checkpoint)
-    done = {(row["net"], row["model"], row["threads"], row["batch"]) for row in found["rows"]}
+    done = {key_of(row) for row in found["rows"] if row["interval"][1] <= STEADY * row["interval"][0]}
     for name in options.nets:
         with tempfile.TemporaryDirectory() as temporary:
             subject = Subject(name, Path(temporary), Path(checkpoints[name]) if name in checkpoints else None)
@@ -99,9 +116,10 @@ def fill(found: dict[str, Any], options: argparse.Namespace) -> None:
                         break
                     row = measure(subject, model_name, model, batch=batch, threads=threads, seconds=options.seconds)
                     weights = "trained" if subject.trained else "random"
-                    found["rows"].append({"net": name, "weights": weights, "model": model_name, **row})
+                    made = {"net": name, "weights": weights, "model": model_name, **row}
+                    found["rows"] = [row for row in found["rows"] if key_of(row) != key_of(made)] + [made]
                     options.out.write_text(json.dumps(found, indent=1) + "\n")
-                    print(table(found["rows"][-1:]).splitlines()[-1], flush=True)
+                    print(name, model_name, row["mac_ratio"], row["time_ratio"], row["interval"], flush=True)
 
 
 def main() -> None:
@@ -116,14 +134,19 @@ def main() -> None:
     parser.add_argument("--checkpoint", nargs="*", default=[], metavar="NET=FILE")
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--minutes", type=float, default=math.inf)
-    parser.add_argument("--table", action="store_true", help="measure nothing")
+    parser.add_argument("--docs", type=Path, help="the page to write the table into; measures nothing")
     options = parser.parse_args()
-    found = json.loads(options.out.read_text()) if options.out.exists() else {"rows": []}
-    if not options.table:
-        found = {"machine": machine().to_json(), "versions": versions(), "rows": found["rows"]}
-        torch.set_num_threads(max(options.threads))
-        fill(found, options)
-    print(table(found["rows"]))
+    found = {"machine": machine().to_json(), "versions": versions(), "rows": []}
+    if options.out.exists():
+        before = json.loads(options.out.read_text())
+        if not options.docs and measured_with(before) != measured_with(found):
+            parser.error(f"{options.out} was measured with {measured_with(before)}, not {measured_with(found)}")
+        found = before
+    if options.docs:
+        write_between_marks(options.docs, table(found))
+        return
+    torch.set_num_threads(max(options.threads))
+    fill(found, options)
 
 
 if __name__ == "__main__":

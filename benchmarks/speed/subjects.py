@@ -34,7 +34,8 @@ class Net:
         spec: Of the architecture.
         size: Pixels a side.
         streams: Shell patterns of layers whose filters Torch-Pruning must leave: it cannot follow their shortcuts.
-        round_to: Numbers of filters that Torch-Pruning leaves are multiples of it.
+        round_to: Numbers of filters that Torch-Pruning leaves are multiples of it; of a half or a quarter of it, where
+            that comes nearer to a MAC ratio.
     """
 
     spec: str
@@ -52,6 +53,8 @@ NETS = {
 }
 GRANULARITIES = ("channels", "whole")
 COMBS = (2, 4, 8, 16)
+EQUAL = 0.05
+"""MAC ratios this near are compared."""
 
 
 class Subject:
@@ -106,27 +109,35 @@ class Subject:
 
     def channel_pruned(self, ratio: float) -> nn.Module:
         """Return what Torch-Pruning makes, its pruning ratio searched until the MACs come nearest."""
+        best, distance = self.dense, math.inf
+        for round_to in (self.net.round_to, self.net.round_to // 2, self.net.round_to // 4):
+            low, high = 0.0, 0.95
+            for _ in range(8):
+                model = self.with_fewer_channels((low + high) / 2, round_to)
+                found = self.macs / macs_of(model, self.example)
+                if abs(math.log(found / ratio)) < distance:
+                    best, distance = model, abs(math.log(found / ratio))
+                low, high = ((low + high) / 2, high) if found < ratio else (low, (low + high) / 2)
+            if distance < math.log(1 + EQUAL):
+                break
+        return best
+
+    def with_fewer_channels(self, share: float, round_to: int) -> nn.Module:
+        """Return the net without this share of the channels of every layer, those of the least group magnitude."""
         import torch_pruning
 
-        low, high, best, distance = 0.0, 0.95, self.dense, math.inf
-        for _ in range(8):
-            middle = (low + high) / 2
-            model = copy.deepcopy(self.dense)
-            kept = [
-                module
-                for name, module in model.named_modules()
-                if any(fnmatch.fnmatch(name, pattern) for pattern in self.net.streams)
-            ]
-            heads = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
-            torch_pruning.pruner.MagnitudePruner(
-                model, self.example, torch_pruning.importance.GroupMagnitudeImportance(), pruning_ratio=middle,
-                ignored_layers=heads + kept, round_to=self.net.round_to,
-            ).step()  # fmt: skip
-            found = self.macs / macs_of(model, self.example)
-            if abs(math.log(found / ratio)) < distance:
-                best, distance = model, abs(math.log(found / ratio))
-            low, high = (middle, high) if found < ratio else (low, middle)
-        return best
+        model = copy.deepcopy(self.dense)
+        streams = [
+            module
+            for name, module in model.named_modules()
+            if any(fnmatch.fnmatch(name, pattern) for pattern in self.net.streams)
+        ]
+        heads = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
+        torch_pruning.pruner.MagnitudePruner(
+            model, self.example, torch_pruning.importance.GroupMagnitudeImportance(), pruning_ratio=share,
+            ignored_layers=heads + streams, round_to=round_to,
+        ).step()  # fmt: skip
+        return model
 
     def files(self, name: str, model: nn.Module) -> tuple[Path, Path]:
         """Write a model as ONNX, in fp32 and in int8, unless that was done before."""

@@ -1,33 +1,74 @@
-"""The rows of speed.json as a table in Markdown."""
+"""The rows of speed.json as a table in Markdown: a line for each compressed net, its times side by side."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-__all__ = ["table"]
+__all__ = ["table", "write_between_marks"]
 
-HEAD = [
-    "net", "model", "threads", "batch", "MAC ratio", "time ratio", "realised", "int8", "dense int8", "ms dense", "ms"
-]  # fmt: skip
+MARKS = ("<!-- begin: speed.py --docs -->", "<!-- end -->")
+COLUMNS = ((1, 1), (1, 16), (2, 1), (2, 16))
+"""Threads and batch."""
+HEAD = (
+    "net", "model", "MAC ratio", "1 thread, batch 1", "1 thread, batch 16", "2 threads, batch 1", "2 threads, batch 16",
+    "int8: 1 thread, batch 1", "int8: 1 thread, batch 16",
+)  # fmt: skip
+FAMILIES = ("dense", "channels", "whole", "Torch-Pruning", "HetConv")
+
+Row = dict[str, Any]
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return a line for each row; ratios of time relate to the dense net in fp32.
+def table(found: dict[str, Any]) -> str:
+    """Return a line on the machine, and the table: time ratios to the dense net in fp32, realised share in brackets.
 
     Args:
-        rows: As `speed.py` writes them.
+        found: As `speed.py` writes it.
     """
-    lines = [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
-    lines += [
-        f"| {row['net']} | {row['model']} | {row['threads']} | {row['batch']} | {row['mac_ratio']:.2f} "
-        f"| {row['time_ratio']:.2f} | {row['realised']:.2f} | {row['int8_ratio']:.2f} | {row['dense_int8_ratio']:.2f} "
-        f"| {row['milliseconds']['dense']:.3g} | {row['milliseconds']['fp32']:.3g} |"
-        for row in sorted(rows, key=_order)
-    ]
+    machine, versions = found["machine"], found["versions"]
+    measured = ", ".join(f"{package} {version}" for package, version in versions.items())
+    lines = [f"{machine['cpu']} ({', '.join(machine['flags'])}), {measured}.", ""]
+    lines += [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
+    rows = sorted(found["rows"], key=lambda row: row["net"])
+    for net, of_net in itertools.groupby(rows, key=lambda row: row["net"]):
+        own = sorted(of_net, key=_order)
+        lines.append(_dense_line(net, own))
+        lines += [_line(net, model, list(same)) for model, same in itertools.groupby(own, key=lambda row: row["model"])]
     return "\n".join(lines)
 
 
-def _order(row: dict[str, Any]) -> tuple[Any, ...]:
+def write_between_marks(page: Path, text: str) -> None:
+    """Put text between the marks of a page, in place of what stands there."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not (begin and end):
+        raise SystemExit(f"{page} lacks the marks {MARKS[0]} and {MARKS[1]}")
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
+
+
+def _dense_line(net: str, rows: Sequence[Row]) -> str:
+    """Return the dense net's milliseconds, and what int8 alone gains."""
+    cells = []
+    for place in COLUMNS:
+        times = [row["milliseconds"]["dense"] for row in rows if (row["threads"], row["batch"]) == place]
+        cells.append(f"{sorted(times)[len(times) // 2]:.3g} ms" if times else "")
+    for place in COLUMNS[:2]:
+        ratios = [row["dense_int8_ratio"] for row in rows if (row["threads"], row["batch"]) == place]
+        cells.append(f"{sorted(ratios)[len(ratios) // 2]:.2f}" if ratios else "")
+    return f"| {net} | dense | 1 | {' | '.join(cells)} |"
+
+
+def _line(net: str, model: str, rows: Sequence[Row]) -> str:
+    at = {(row["threads"], row["batch"]): row for row in rows}
+    ratios = [row["mac_ratio"] for row in rows]
+    macs = f"{min(ratios):.2f}" + (f" to {max(ratios):.2f}" if max(ratios) > 1.005 * min(ratios) else "")
+    cells = [f"{at[place]['time_ratio']:.2f} ({at[place]['realised']:.2f})" if place in at else "" for place in COLUMNS]
+    cells += [f"{at[place]['int8_ratio']:.1f}" if place in at else "" for place in COLUMNS[:2]]
+    return f"| {net} | {model} | {macs} | {' | '.join(cells)} |"
+
+
+def _order(row: Row) -> tuple[int, float]:
     family, _, size = row["model"].rpartition(" ")
-    return row["net"], row["threads"], row["batch"], family, float(size.strip("Px"))
+    return FAMILIES.index(family), float(size.strip("Px"))

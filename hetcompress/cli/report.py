@@ -79,9 +79,7 @@ def print_plan(plan: dict[str, Any]) -> None:
     from hetcompress.cli import console
 
     forms = ", ".join(f"{count} {form}" for form, count in plan["forms"].items())
-    how = (
-        f" on {plan['target']}, batch {plan['batch']}, threads {plan['threads']}" if plan["plan"] == "measured" else ""
-    )
+    how = f" on {plan['target']}, batch {plan['batch']}, threads {plan['threads']}" if plan["plan"] != "macs" else ""
     console.say(f"plan by {plan['plan']}{how}: {forms}; why the other forms lost stands in plan.json")
 
 

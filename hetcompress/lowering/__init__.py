@@ -11,20 +11,20 @@ from hetcompress.lowering import (  # noqa: F401  each enters itself into LOWERI
 )
 from hetcompress.lowering.base import LOWERINGS, Lowering, Verdict
 from hetcompress.lowering.choice import ORDER, Lowered, LoweredLayer, forms_of, input_shapes, lower
-from hetcompress.lowering.choosers import Choice, Chooser, FewestMacs, Preferring, cheapest
+from hetcompress.lowering.choosers import Chooser, FewestMacs, Preferring, Survey, cheapest
 from hetcompress.lowering.folding import fold_batch_norms
 from hetcompress.lowering.pieces import conv_weights
 
 __all__ = [
     "LOWERINGS",
     "ORDER",
-    "Choice",
     "Chooser",
     "FewestMacs",
     "Lowered",
     "LoweredLayer",
     "Lowering",
     "Preferring",
+    "Survey",
     "Verdict",
     "cheapest",
     "conv_weights",

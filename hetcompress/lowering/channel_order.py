@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from hetcompress.flow import Flow, Step, spread_
@@ -32,14 +32,13 @@ Key = tuple[int, ...]
 
 
 @torch.no_grad()
-def sort_channels_(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> None:
+def sort_channels_(model: nn.Module, flow: Flow) -> None:
     """Put the channels between two pruned layers into the order in which their forms want them.
 
     Args:
         model: In eval mode; changed in place.
-        example_input: Images for one run.
+        flow: Its steps.
     """
-    flow = Flow.of(model, example_input)
     chosen = [torch.arange(size) for size in flow.channels]
     labels = flow.labels()
     for values in _families(flow):

@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hetcompress.errors import VerificationError
-from hetcompress.graphs import evaluating
 from hetcompress.lowering.base import LOWERINGS
-from hetcompress.lowering.choosers import Choice, Chooser, FewestMacs
+from hetcompress.lowering.choosers import Chooser, FewestMacs, Survey
 from hetcompress.lowering.pieces import conv_weights
+from hetcompress.lowering.sameness import Sameness
 from hetcompress.lowering.tidying import tidied
 from hetcompress.memory import frugal, trim
 from hetcompress.nn import HetConv2d
@@ -27,6 +27,9 @@ ORDER = ("dense", "crop", "pointwise-plus", "shape-sum", "tap-gemm", "filter-spl
 
 TOLERANCE = 1e-5
 """Largest difference relative to the largest output, against the layer computed in double precision."""
+
+ENOUGH = 4
+"""Kernels that fit side by side into the images on which a form is compared with its layer."""
 
 MODEL_TOLERANCE = 1e-4
 """The same for the whole model, where rounding adds up over the layers."""
@@ -102,41 +105,47 @@ def lower(
     """
     chooser = chooser or FewestMacs()
     weights = {name: layer.weight.numel() for name, layer in named_modules_of(model, HetConv2d).items()}
-    lowered = tidied(model, example_input)
+    before = Sameness.on_random_images(model, example_input)
+    lowered = tidied(model, before)
     shapes = input_shapes(lowered, example_input)
     layers = []
     for name in [*named_modules_of(lowered, HetConv2d)]:  # names alone: the layers go one by one
         layer = lowered.get_submodule(name)
         assert isinstance(layer, HetConv2d)
         shape, positions = shapes.get(name, ((1, layer.in_channels, 16, 16), 0))
-        form, choice, refused = _form(name, layer, shape, ("dense",) if name in dense else rules, chooser)
+        chosen, form, survey = _form(layer, shape, ("dense",) if name in dense else rules, chooser)
+        _verify_layer(name, chosen, layer, form, shape)
         # at once, so that no two models are in memory
         lowered = replace_modules_(lowered, {name: form})
         trim()
         full, executed = weights[name] * positions, conv_weights(form) * positions
-        layers.append(LoweredLayer(name, choice.form, full, executed, refused, choice.costs, chooser.unit))
-    lowered.eval()
-    return Lowered(lowered, tuple(layers), _verify_model(model, lowered, example_input))
+        layers.append(LoweredLayer(name, chosen, full, executed, survey.refused, survey.costs, chooser.unit))
+    difference = before.difference(lowered.eval())
+    before.check(difference, MODEL_TOLERANCE, "lowering")
+    return Lowered(lowered, tuple(layers), difference)
 
 
 def _form(
-    name: str, layer: HetConv2d, shape: tuple[int, ...], rules: Sequence[str], chooser: Chooser
-) -> tuple[nn.Module, Choice, dict[str, str]]:
+    layer: HetConv2d, shape: tuple[int, ...], rules: Sequence[str], chooser: Chooser
+) -> tuple[str, nn.Module, Survey]:
     """Return the form of a layer, what each form costs, and why the others were not taken."""
-    with frugal():
-        candidates, refused = forms_of(layer, rules)
-    choice = chooser.choose(candidates, shape[1:])
-    form = candidates.pop(choice.form)
-    for other in candidates:
-        cost = choice.costs.get(other)
-        refused[other] = (
-            "its MACs are too many to be worth timing"
-            if cost is None
-            else f"{cost:.6g} {chooser.unit}, {choice.form} {choice.costs[choice.form]:.6g}"
-        )
-    candidates.clear()  # verifying needs the memory
-    _verify_layer(name, choice.form, layer, form, shape)
-    return form, choice, refused
+    survey = chooser.recall(layer, rules, shape[1:])
+    candidates: dict[str, nn.Module] = {}
+    if survey is None or not LOWERINGS[chooser.best(survey.costs)]().check(layer).ok:
+        with frugal():
+            candidates, refused = forms_of(layer, rules)
+        costs = chooser.costs(candidates, shape[1:])
+        slow = {name: "its MACs are too many to be worth timing" for name in candidates if name not in costs}
+        survey = Survey(costs, refused | slow)
+        chooser.remember(layer, rules, shape[1:], survey)
+    form = chooser.best(survey.costs)
+    lost = {
+        other: f"{cost:.6g} {chooser.unit}, {form} {survey.costs[form]:.6g}"
+        for other, cost in survey.costs.items()
+        if other != form
+    }
+    built = candidates.get(form) or LOWERINGS[form]().rewrite(layer)
+    return form, built, Survey(survey.costs, survey.refused | lost)
 
 
 def forms_of(layer: HetConv2d, rules: Sequence[str]) -> tuple[dict[str, nn.Module], dict[str, str]]:
@@ -178,7 +187,8 @@ def input_shapes(
 @torch.no_grad()
 @frugal()
 def _verify_layer(name: str, chosen: str, layer: HetConv2d, form: nn.Module, shape: tuple[int, ...]) -> None:
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(layer.weight)
+    size = [_telling(*axis) for axis in zip(shape[-2:], layer.kernel_size, layer.dilation, layer.stride, strict=True)]
+    images = torch.randn(*shape[:-2], *size, generator=torch.Generator().manual_seed(0)).to(layer.weight)
     expected = copy_in(layer, torch.float64)(images.double())
     found = form(images)
     difference = float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
@@ -189,16 +199,10 @@ def _verify_layer(name: str, chosen: str, layer: HetConv2d, form: nn.Module, sha
         )  # fmt: skip
 
 
-@torch.no_grad()
-@frugal()
-def _verify_model(model: nn.Module, lowered: nn.Module, example_input: Tensor) -> float:
-    images = torch.randn(2, *example_input.shape[1:], generator=torch.Generator().manual_seed(0))
-    with evaluating(model):
-        expected = model(images)
-    difference = float((lowered(images) - expected).abs().max())
-    if not difference <= MODEL_TOLERANCE * max(float(expected.abs().max()), 1e-12):
-        raise VerificationError(
-            "lowering", expected=f"the same outputs within {MODEL_TOLERANCE:g} of the largest",
-            found=f"a difference of {difference:.3g} at outputs up to {float(expected.abs().max()):.3g}",
-        )  # fmt: skip
-    return difference
+def _telling(size: int, kernel: int, dilation: int, stride: int) -> int:
+    """Return how many pixels tell as much of a form as all: it does the same everywhere but at the borders.
+
+    There is room for both borders and what lies between them, and the last stride ends where it did.
+    """
+    enough = ENOUGH * (dilation * (kernel - 1) + 1)
+    return size if size <= enough else enough + (size - enough) % stride

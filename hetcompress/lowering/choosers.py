@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
 from hetcompress.lowering.pieces import conv_weights
+from hetcompress.nn import HetConv2d
 
-__all__ = ["Choice", "Chooser", "FewestMacs", "Preferring", "cheapest"]
+__all__ = ["Chooser", "FewestMacs", "Preferring", "Survey", "cheapest"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
-    """Which form a layer gets.
+class Survey:
+    """What is known of the forms of a layer.
 
     Attributes:
-        form: Name of the chosen lowering.
-        costs: What the candidates cost, by name, in the chooser's unit; those left out were not worth a look.
+        costs: Of those that were worth a look, by lowering, the simplest first; "dense" is among them.
+        refused: The others, and why.
     """
 
-    form: str
     costs: dict[str, float]
+    refused: dict[str, str]
 
 
 class Chooser(abc.ABC):
@@ -33,13 +34,30 @@ class Chooser(abc.ABC):
     """Of costs, for people."""
 
     @abc.abstractmethod
-    def choose(self, candidates: Mapping[str, nn.Module], input_shape: tuple[int, ...]) -> Choice:
-        """Pick a form.
+    def costs(self, candidates: Mapping[str, nn.Module], input_shape: tuple[int, ...]) -> dict[str, float]:
+        """Return what forms cost; those left out are not worth a look.
 
         Args:
             candidates: Forms of one layer by lowering, the simplest first; "dense" is among them.
             input_shape: Channels, height, width of what the layer reads.
         """
+
+    @abc.abstractmethod
+    def best(self, costs: Mapping[str, float]) -> str:
+        """Return the lowering to take, by the costs of all."""
+
+    def recall(self, layer: HetConv2d, rules: Sequence[str], input_shape: tuple[int, ...]) -> Survey | None:  # noqa: ARG002
+        """Return what was found before of a layer with these shapes; its forms need not be built then.
+
+        Args:
+            layer: Its weights do not count.
+            rules: The lowerings to choose from.
+            input_shape: Channels, height, width of what it reads.
+        """
+        return None
+
+    def remember(self, layer: HetConv2d, rules: Sequence[str], input_shape: tuple[int, ...], survey: Survey) -> None:  # noqa: B027
+        """Keep what `recall` shall return; a chooser that costs nothing keeps nothing."""
 
 
 class FewestMacs(Chooser):
@@ -49,10 +67,13 @@ class FewestMacs(Chooser):
     least_saving = 0.1
     """Share of the simpler form's MACs that a more involved one must save."""
 
-    def choose(self, candidates: Mapping[str, nn.Module], input_shape: tuple[int, ...]) -> Choice:  # noqa: ARG002
-        """See `Chooser.choose`."""
-        costs = {name: float(conv_weights(form)) for name, form in candidates.items()}
-        return Choice(cheapest(costs, self.least_saving), costs)
+    def costs(self, candidates: Mapping[str, nn.Module], input_shape: tuple[int, ...]) -> dict[str, float]:  # noqa: ARG002
+        """See `Chooser.costs`."""
+        return {name: float(conv_weights(form)) for name, form in candidates.items()}
+
+    def best(self, costs: Mapping[str, float]) -> str:
+        """See `Chooser.best`."""
+        return cheapest(costs, self.least_saving)
 
 
 class Preferring(Chooser):
@@ -66,10 +87,21 @@ class Preferring(Chooser):
     def __init__(self, form: str, otherwise: Chooser) -> None:
         self.form, self.otherwise, self.unit = form, otherwise, otherwise.unit
 
-    def choose(self, candidates: Mapping[str, nn.Module], input_shape: tuple[int, ...]) -> Choice:
-        """See `Chooser.choose`."""
-        choice = self.otherwise.choose(candidates, input_shape)
-        return Choice(self.form, choice.costs) if self.form in choice.costs else choice
+    def costs(self, candidates: Mapping[str, nn.Module], input_shape: tuple[int, ...]) -> dict[str, float]:
+        """See `Chooser.costs`."""
+        return self.otherwise.costs(candidates, input_shape)
+
+    def recall(self, layer: HetConv2d, rules: Sequence[str], input_shape: tuple[int, ...]) -> Survey | None:
+        """See `Chooser.recall`."""
+        return self.otherwise.recall(layer, rules, input_shape)
+
+    def remember(self, layer: HetConv2d, rules: Sequence[str], input_shape: tuple[int, ...], survey: Survey) -> None:
+        """See `Chooser.remember`."""
+        self.otherwise.remember(layer, rules, input_shape, survey)
+
+    def best(self, costs: Mapping[str, float]) -> str:
+        """See `Chooser.best`."""
+        return self.form if self.form in costs else self.otherwise.best(costs)
 
 
 def cheapest(costs: Mapping[str, float], least_saving: float) -> str:

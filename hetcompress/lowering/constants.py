@@ -32,14 +32,13 @@ EQUAL = 1e-12
 
 
 @torch.no_grad()
-def fold_constants_(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> None:
+def fold_constants_(model: nn.Module, flow: Flow) -> None:
     """Put what convolutions read of constants into their biases, where a bias can hold it; the function stays the same.
 
     Args:
         model: In eval mode; changed in place.
-        example_input: Images for one run.
+        flow: Its steps.
     """
-    flow = Flow.of(model, example_input)
     changeable = {value for step in flow.steps if step.kind == "other" for value in step.reads}
     constants = [torch.full((size,), UNKNOWN, dtype=torch.float64) for size in flow.channels]
     for step in flow.steps:
@@ -60,6 +59,8 @@ def fold_constants_(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -
 
 def _folded(conv: nn.Conv2d, values: Float[Tensor, " c_in"]) -> nn.Conv2d:
     """Return a convolution with the constants that it reads in its bias; itself where there are none to fold."""
+    if bool(values.isnan().all()):
+        return conv
     of_filter = values.view(conv.groups, -1).repeat_interleave(conv.out_channels // conv.groups, 0)
     known = ~of_filter.isnan()[..., None, None]
     of_filter = of_filter.nan_to_num()[..., None, None]

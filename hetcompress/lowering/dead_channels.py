@@ -10,7 +10,7 @@ residual stream goes only if nothing reads it anywhere.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from hetcompress.flow import Flow, spread_
@@ -21,14 +21,13 @@ from hetcompress.nn import HetConv2d
 __all__ = ["remove_dead_channels_"]
 
 
-def remove_dead_channels_(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> None:
+def remove_dead_channels_(model: nn.Module, flow: Flow) -> None:
     """Remove the channels that nothing reads; the function stays the same.
 
     Args:
         model: In eval mode; changed in place.
-        example_input: Images for one run.
+        flow: Its steps; their values hold fewer channels afterwards.
     """
-    flow = Flow.of(model, example_input)
     rewire_(model, flow, [kept.nonzero().flatten() for kept in _kept(model, flow)])
 
 

@@ -31,11 +31,11 @@ GROUP_SHARE = 1.25
 
 def filter_sets(layer: HetConv2d) -> list[list[int]]:
     """Return the filters of each distinct mask, within each conv group."""
-    mask = (layer.mask() > 0).flatten(1)
+    masks = [shapes.numpy(force=True).tobytes() for shapes in layer.kernel_shapes]  # of each group of filters
     size = layer.out_channels // layer.groups
     sets: dict[tuple[int, bytes], list[int]] = {}
-    for number, row in enumerate(mask.to(torch.uint8)):
-        sets.setdefault((number // size, row.numpy(force=True).tobytes()), []).append(number)
+    for number, group in enumerate(layer.channel_groups.out_index().tolist()):
+        sets.setdefault((number // size, masks[group]), []).append(number)
     return list(sets.values())
 
 

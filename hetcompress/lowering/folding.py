@@ -19,10 +19,10 @@ from hetcompress.surgery import named_modules_of, replace_modules_
 __all__ = ["fold_batch_norms", "fold_batch_norms_"]
 
 
-def _pairs(model: nn.Module, example_input: Tensor) -> list[tuple[str, str]]:
+def _pairs(model: nn.Module, flow: Flow) -> list[tuple[str, str]]:
     """Return the names of convolutions and of the norms that alone read them."""
-    flow = Flow.of(model, example_input)
-    convs = {step.makes: step.module for step in flow.steps if step.module in named_modules_of(model, nn.Conv2d)}
+    every = named_modules_of(model, nn.Conv2d)
+    convs = {step.makes: step.module for step in flow.steps if step.module in every}
     norms = named_modules_of(model, nn.BatchNorm2d, exact=True)
     return [
         (convs[step.reads[0]], step.module)
@@ -49,18 +49,20 @@ def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     return new
 
 
-def fold_batch_norms_(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> None:
+def fold_batch_norms_(model: nn.Module, flow: Flow) -> None:
     """Fold batch norms into the convolutions before them, where that is exact.
 
     Args:
         model: In eval mode; changed in place, layer by layer, so that no two models are in memory.
-        example_input: Images for one run.
+        flow: Its steps; without the folded ones afterwards.
     """
-    for conv_name, norm_name in _pairs(model, example_input):
+    pairs = _pairs(model, flow)
+    for conv_name, norm_name in pairs:
         conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
         assert isinstance(conv, nn.Conv2d)
         assert isinstance(norm, nn.BatchNorm2d)
         replace_modules_(model, {conv_name: _folded(conv, norm), norm_name: nn.Identity()})
+    flow.skip({norm_name for _, norm_name in pairs})
 
 
 @frugal()
@@ -72,5 +74,5 @@ def fold_batch_norms(model: nn.Module, example_input: Float[Tensor, "n c h w"]) 
         example_input: Images for one run.
     """
     folded = copy.deepcopy(model).eval()
-    fold_batch_norms_(folded, example_input)
+    fold_batch_norms_(folded, Flow.of(folded, example_input))
     return folded

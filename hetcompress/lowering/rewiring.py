@@ -27,7 +27,7 @@ def rewire_(model: nn.Module, flow: Flow, chosen: Sequence[Int[Tensor, " _"]]) -
 
     Args:
         model: It was run for `flow`; changed in place, layer by layer, so that no two models are in memory.
-        flow: Its steps.
+        flow: Its steps; their values hold `chosen` afterwards.
         chosen: For each value the channels that it shall hold, in their order; alike on both sides of every tie, and
             all in order wherever an unknown step reads or makes it.
     """
@@ -42,6 +42,7 @@ def rewire_(model: nn.Module, flow: Flow, chosen: Sequence[Int[Tensor, " _"]]) -
         assert isinstance(module, nn.Conv2d | nn.BatchNorm2d)
         part = _conv_part(module, made, read) if isinstance(module, nn.Conv2d) else _norm_part(module, made)
         replace_modules_(model, {step.module: part})
+    flow.hold([len(channels) for channels in chosen])
 
 
 def pruned_like(conv: HetConv2d, mask: Tensor, **arguments: object) -> HetConv2d:

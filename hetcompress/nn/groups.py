@@ -84,10 +84,8 @@ class ChannelGroups:
         return torch.arange(self.channels) // (self.channels if self.group_in == "all" else self.group_in)
 
     def expand(self, blocks: Float[Tensor, "out_groups in_groups kh kw"]) -> Float[Tensor, "c_out c_in kh kw"]:
-        """Repeat one value per block and tap for every kernel of the block."""
-        device = blocks.device
-        rows = blocks.index_select(0, self.out_index().to(device))
-        return rows.index_select(1, self.in_index().to(device))
+        """Repeat one value per block and tap for every kernel of the block; not to be written to."""
+        return _repeated(_repeated(blocks, 0, self.out_index()), 1, self.in_index())
 
     def total(self, weight: Float[Tensor, "c_out c_in kh kw"]) -> Float[Tensor, "out_groups in_groups kh kw"]:
         """Sum a quantity of every weight over the kernels of each block, tap by tap."""
@@ -99,6 +97,13 @@ class ChannelGroups:
     def sizes(self) -> Float[Tensor, "out_groups in_groups"]:
         """Return the number of kernels in each block."""
         return _sizes(self).clone()
+
+
+def _repeated(values: Tensor, axis: int, index: Int[Tensor, " n"]) -> Tensor:
+    """Return ``values[index]`` along an axis, without a copy where every entry is the same or each stands once."""
+    if values.shape[axis] == 1:
+        return values.expand([len(index) if i == axis else -1 for i in range(values.dim())])
+    return values if len(index) == values.shape[axis] else values.index_select(axis, index.to(values.device))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -14,8 +14,9 @@ from hetcompress.artifacts import RunFolder
 from hetcompress.benchmarking import Timing, side_by_side
 from hetcompress.candidates import Candidate, model_candidate, onnx_candidate, program_candidate
 from hetcompress.errors import InputError, UsageError
-from hetcompress.latency import RUNTIMES, Machine, machine
+from hetcompress.latency import RUNTIMES
 from hetcompress.lowering import fold_batch_norms
+from hetcompress.machine import Machine, machine
 from hetcompress.models import load_model
 from hetcompress.pipeline._report import lowered_pair
 from hetcompress.planning import FEWEST_MACS

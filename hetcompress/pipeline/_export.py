@@ -16,8 +16,9 @@ from hetcompress.data import DataSource
 from hetcompress.errors import UsageError, VerificationError
 from hetcompress.evaluation import EVALUATION_BATCH, Accuracy, evaluate
 from hetcompress.graphs import onnx_bytes
-from hetcompress.latency import Comparison, Machine, compare_latency, machine
+from hetcompress.latency import Comparison, compare_latency
 from hetcompress.lowering import fold_batch_norms
+from hetcompress.machine import Machine, machine
 from hetcompress.memory import release
 from hetcompress.pipeline._common import DataSettings, check_classes, check_seconds, not_faster, open_run_data
 from hetcompress.pipeline._int8 import INT8, Int8Report, Int8Settings, complaints_of, quantise, timed

@@ -25,7 +25,7 @@ from hetcompress.nn import LearnableHetConv2d
 from hetcompress.pipeline._common import DataSettings, Pruned, check_classes, finish, open_run_data
 from hetcompress.pipeline._time import aimed, measured_budget, pruned_to_time, timed
 from hetcompress.planning import FAST, PlanSettings
-from hetcompress.pruning import magnitudes, worths
+from hetcompress.pruning import magnitudes
 from hetcompress.reporters import Reporter, Silent
 from hetcompress.surgery import named_modules_of
 from hetcompress.training import TrainSettings
@@ -88,7 +88,7 @@ def finetune(
     pruner: Pruner | None = None
     if shapes.latency_ratio is not None:
         settings["plan"] = dataclasses.asdict(plan)
-        budget = measured_budget(folder, shapes.latency_ratio, plan) if resume == "auto" else None
+        budget = measured_budget(folder, model, shapes.latency_ratio, plan) if resume == "auto" else None
         budget = _reachable(model, budget or _aimed(folder, model, shapes.latency_ratio, plan))
         pruner = functools.partial(pruned_to_time, folder, budget, plan)
     weights = folder.pruned if stage == "fine" else folder.path / "converted.safetensors"
@@ -140,7 +140,7 @@ def _reachable(model: nn.Module, budget: Budget) -> Budget:
 def _aimed(folder: RunFolder, model: nn.Module, ratio: float, plan: PlanSettings) -> Budget:
     """Return the budget of time by the shapes that the source's weights suggest."""
     layers = named_modules_of(model, LearnableHetConv2d)
-    return aimed(folder, model, ratio, plan, worths(layers, magnitudes(layers))).budget
+    return aimed(folder, model, ratio, plan, magnitudes(layers)).budget
 
 
 def fingerprint_of(settings: Mapping[str, Any], weights: Path, classes: Sequence[str], images: int) -> str:

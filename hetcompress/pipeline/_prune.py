@@ -69,7 +69,7 @@ def prune(
         scores = {name: torch.rand(worth.shape, generator=generator) for name, worth in scores.items()}
     settings = {"data": None, "target": targets, "random": random, "evenly": evenly}
     if shapes.latency_ratio is not None:
-        found = aimed(folder, model, shapes.latency_ratio, plan, worths(layers, scores))
+        found = aimed(folder, model, shapes.latency_ratio, plan, scores)
         return finish(folder, "prune", settings, Finetuned(found.pruned, {}, []), found.time)
     budget = budget_of(model, shapes, folder.input_spec.size)
     pruned = prune_model(model, budget, logits=worths(layers, scores, budget.wiring), evenly=evenly)

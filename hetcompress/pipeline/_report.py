@@ -17,8 +17,9 @@ from hetcompress.artifacts import RunFolder
 from hetcompress.cost import count_executed, layer_macs
 from hetcompress.files import write_text
 from hetcompress.graphs import onnx_bytes
-from hetcompress.latency import RUNTIMES, Comparison, Machine, compare_latency, machine
+from hetcompress.latency import RUNTIMES, Comparison, compare_latency
 from hetcompress.lowering import fold_batch_norms
+from hetcompress.machine import Machine, machine
 from hetcompress.nn import HetConv2d
 from hetcompress.pipeline._common import check_seconds, not_faster
 from hetcompress.planning import FEWEST_MACS, Plan, PlanSettings

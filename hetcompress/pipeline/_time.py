@@ -11,8 +11,12 @@ from torch import Tensor, nn
 from hetcompress.artifacts import RunFolder
 from hetcompress.budgets import Budget
 from hetcompress.errors import NothingToDoError
+from hetcompress.graphs import evaluating
+from hetcompress.nn import LearnableHetConv2d
 from hetcompress.planning import Aim, PlanSettings, TimeRatio, aim, time_ratio
-from hetcompress.pruning import prune
+from hetcompress.pruning import prune, worths
+from hetcompress.surgery import named_modules_of
+from hetcompress.wiring import Wiring
 
 __all__ = ["aimed", "measured_budget", "pruned_to_time", "timed"]
 
@@ -21,16 +25,23 @@ BEFORE, AFTER = "aim", "aim after stage 1"
 
 
 def aimed(
-    folder: RunFolder, converted: nn.Module, ratio: float, plan: PlanSettings, logits: Mapping[str, Tensor]
+    folder: RunFolder, converted: nn.Module, ratio: float, plan: PlanSettings, scores: Mapping[str, Tensor]
 ) -> Aim:
-    """Find the budget of time of a run, and write it down."""
-    found = aim(folder.dense_model(), converted, torch.zeros(1, *folder.input_spec.size), ratio, plan, logits)
+    """Find the budget of time of a run by the scores of taps, and write it down."""
+    wiring, example = _wiring(folder, converted), torch.zeros(1, *folder.input_spec.size)
+    logits = worths(named_modules_of(converted, LearnableHetConv2d), scores, wiring)
+    found = aim(folder.dense_model(), converted, example, ratio, plan, logits, wiring=wiring)
     folder.manifest["stages"].pop(AFTER, None)
-    folder.record(BEFORE, {"plan": dataclasses.asdict(plan), "budget": dataclasses.asdict(found.budget)})
+    folder.record(BEFORE, {"plan": dataclasses.asdict(plan), "budget": found.budget.to_json()})
     return found
 
 
-def measured_budget(folder: RunFolder, ratio: float, plan: PlanSettings) -> Budget | None:
+def _wiring(folder: RunFolder, model: nn.Module) -> Wiring:
+    with evaluating(model):
+        return Wiring.of(model, torch.zeros(1, *folder.input_spec.size))
+
+
+def measured_budget(folder: RunFolder, converted: nn.Module, ratio: float, plan: PlanSettings) -> Budget | None:
     """Return the budget that an interrupted run of the same target was started with; None where there is none.
 
     A resumed run takes up the very same budget: measured again, it would differ by noise.
@@ -39,7 +50,7 @@ def measured_budget(folder: RunFolder, ratio: float, plan: PlanSettings) -> Budg
     if not folder.checkpoint.exists() or recorded.get("plan") != dataclasses.asdict(plan):
         return None
     budget = Budget(**recorded["budget"])
-    return budget if budget.target == ratio else None
+    return dataclasses.replace(budget, wiring=_wiring(folder, converted)) if budget.target == ratio else None
 
 
 def pruned_to_time(
@@ -48,15 +59,17 @@ def pruned_to_time(
     """Prune what stage 1 has learned, which spreads over layers otherwise than magnitudes did, to the measured time."""
     example = torch.zeros(1, *folder.input_spec.size)
     try:
-        found = aim(folder.dense_model(), learned, example, budget.target, plan, logits, budget.unit_costs)
+        found = aim(
+            folder.dense_model(), learned, example, budget.target, plan, logits, budget.unit_costs, budget.wiring
+        )
     except NothingToDoError:  # the nearest there is, rather than a training for nothing; the result says so
         return prune(learned, budget, logits=logits, strict=False)
-    folder.record(AFTER, {"plan": dataclasses.asdict(plan), "budget": dataclasses.asdict(found.budget)})
+    folder.record(AFTER, {"plan": dataclasses.asdict(plan), "budget": found.budget.to_json()})
     return found.pruned
 
 
 def timed(folder: RunFolder, pruned: nn.Module, budget: Budget, plan: PlanSettings) -> TimeRatio:
     """Measure the pruned model of a run as a whole."""
     last = folder.stage(AFTER)
-    budget = budget if last is None else Budget(**last["budget"])
+    budget = budget if last is None else Budget(**last["budget"], wiring=budget.wiring)
     return time_ratio(folder.dense_model(), pruned, torch.zeros(1, *folder.input_spec.size), budget, plan)

@@ -15,6 +15,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hetcompress.allocation import kept_cost
 from hetcompress.budgets import Budget, check_ratio
 from hetcompress.errors import NothingToDoError, UsageError
 from hetcompress.latency import SAME
@@ -24,6 +25,7 @@ from hetcompress.planning.prices import layer_prices
 from hetcompress.planning.whole import PlanSettings, against, plan
 from hetcompress.pruning import prune
 from hetcompress.surgery import named_modules_of
+from hetcompress.wiring import Wiring
 
 __all__ = ["Aim", "TimeRatio", "aim", "time_ratio"]
 
@@ -104,7 +106,7 @@ def time_ratio(
 
 def _cost(pruned: nn.Module, budget: Budget) -> float:
     layers = named_modules_of(pruned, HetConv2d)
-    return budget.fixed + sum(cost * float(layers[name].mask().sum()) for name, cost in budget.unit_costs.items())
+    return kept_cost(layers, {name: layers[name].kernel_shapes for name in budget.unit_costs}, budget)
 
 
 def aim(
@@ -115,6 +117,7 @@ def aim(
     settings: PlanSettings,
     logits: Mapping[str, Tensor],
     prices: Mapping[str, float] | None = None,
+    wiring: Wiring | None = None,
 ) -> Aim:
     """Return the budget whose shapes take the time asked for, measured as a whole.
 
@@ -126,6 +129,7 @@ def aim(
         settings: The runtime, and how forms are chosen.
         logits: What shapes are worth, by layer.
         prices: Of a kept weight of each layer, in milliseconds; None measures them.
+        wiring: Which filters are read, so that others are not paid for; None counts all.
 
     Raises:
         UsageError: A ratio below 1, or shapes that cannot be learned.
@@ -144,15 +148,14 @@ def aim(
     prices = prices or layer_prices(converted, example, settings)
     if not any(prices.values()):
         raise _unreachable(ratio, "1: on this runtime no layer is faster in any form than dense")
-    reference = fold_batch_norms(dense, example)
-    dense_ms = against(reference, reference, example, settings).dense.median_ms
+    dense_ms = against(dense, fold_batch_norms(dense, example), example, settings).dense.median_ms
     full = sum(price * layers[name].weight.numel() for name, price in prices.items())
     points, aims = [(full, dense_ms)], []
     for _ in range(ROUNDS):
         worth, slope = next_point(points, dense_ms / ratio)
         scaled = {name: slope * price for name, price in prices.items()}
         fixed = dense_ms / ratio - slope * worth
-        budget = Budget.of_time_ratio(layers, scaled, fixed=fixed, dense=dense_ms, ratio=ratio)
+        budget = Budget.of_time_ratio(layers, scaled, fixed=fixed, dense=dense_ms, ratio=ratio, wiring=wiring)
         pruned = prune(converted, budget, logits=logits, strict=False)
         time = time_ratio(dense, pruned, example, budget, settings)
         aims.append(Aim(budget, pruned, time))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from hetcompress.latency import measure
-from hetcompress.lowering import Choice, Chooser, cheapest, conv_weights
+from hetcompress.lowering import Chooser, Survey, cheapest, conv_weights
+from hetcompress.nn import HetConv2d
 from hetcompress.planning.runtimes import PlanTarget
 from hetcompress.planning.surroundings import OUTER_CHANNELS, in_surroundings
 from hetcompress.planning.timings import Timings
@@ -42,13 +43,28 @@ class Measured(Chooser):
         self.target, self.batch, self.threads, self.seconds, self.within = target, batch, threads, seconds, within
         self.timings = Timings(f"{target.name} {target.version}")
 
-    def choose(self, candidates: Mapping[str, nn.Module], input_shape: tuple[int, ...]) -> Choice:
-        """See `Chooser.choose`."""
+    def costs(self, candidates: Mapping[str, nn.Module], input_shape: tuple[int, ...]) -> dict[str, float]:
+        """See `Chooser.costs`."""
         macs = {name: conv_weights(form) for name, form in candidates.items()}
         limit = self.within * min(macs.values())
         promising = {name: form for name, form in candidates.items() if name == "dense" or macs[name] <= limit}
-        costs = self.times(promising, input_shape) if len(promising) > 1 else {"dense": 0.0}
-        return Choice(cheapest(costs, self.least_saving), costs)
+        return self.times(promising, input_shape) if len(promising) > 1 else {"dense": 0.0}
+
+    def best(self, costs: Mapping[str, float]) -> str:
+        """See `Chooser.best`."""
+        return cheapest(costs, self.least_saving)
+
+    def recall(self, layer: HetConv2d, rules: Sequence[str], input_shape: tuple[int, ...]) -> Survey | None:
+        """See `Chooser.recall`."""
+        return self.timings.surveys.get(self._key(layer, rules, input_shape))
+
+    def remember(self, layer: HetConv2d, rules: Sequence[str], input_shape: tuple[int, ...], survey: Survey) -> None:
+        """See `Chooser.remember`."""
+        self.timings.add_survey(self._key(layer, rules, input_shape), survey)
+
+    def _key(self, layer: HetConv2d, rules: Sequence[str], input_shape: tuple[int, ...]) -> str:
+        groups = layer.channel_groups
+        return Timings.key(layer, input_shape, self.batch, self.threads, groups, tuple(rules), self.within)
 
     def times(
         self, forms: Mapping[str, nn.Module], input_shape: tuple[int, ...], hopeless: float = HOPELESS

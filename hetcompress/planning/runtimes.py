@@ -23,6 +23,8 @@ __all__ = ["PLAN_TARGETS", "PlanTarget"]
 
 WHOLE_SECONDS = 1.0
 """For timing a whole model against the dense one, at least."""
+WHOLE_ROUNDS = 9
+"""The same, however slow they are."""
 
 
 class PlanTarget(abc.ABC):
@@ -159,7 +161,9 @@ class TorchCuda(_Torch):
         """See `PlanTarget.against`."""
         images = torch.randn(batch, *example.shape[1:], generator=torch.Generator().manual_seed(0))
         runners = [self.runner(model, images, threads) for model in (dense, compact)]
-        return compare(*runners, batch=batch, threads=threads, runtime=self.name, seconds=WHOLE_SECONDS)
+        return compare(
+            *runners, batch=batch, threads=threads, runtime=self.name, seconds=WHOLE_SECONDS, min_rounds=WHOLE_ROUNDS
+        )
 
 
 def _on_cpu(
@@ -167,5 +171,5 @@ def _on_cpu(
 ) -> Comparison:
     return compare_latency(
         dense, compact, tuple(example.shape[1:]), batches=(batch,), threads=threads, runtimes=(runtime,),
-        seconds=WHOLE_SECONDS,
+        seconds=WHOLE_SECONDS, min_rounds=WHOLE_ROUNDS,
     )[0]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -12,12 +13,14 @@ from torch import nn
 from hetcompress.errors import HetCompressError
 from hetcompress.files import write_text
 from hetcompress.latency import Comparison
+from hetcompress.lowering import Survey
 from hetcompress.machine import machine
+from hetcompress.version import __version__
 
 __all__ = ["Timings", "cache_folder"]
 
-FORMAT = 3
-"""Of the cache; other formats are measured anew."""
+FORMAT = 4
+"""Of the cache; other formats are measured anew, as is what another version of the package kept."""
 STEADY = 1.1
 """A whole whose 90 % interval is wider, end over end, is not remembered."""
 
@@ -41,24 +44,28 @@ class Timings:
 
     def __init__(self, runtime: str) -> None:
         here = machine()
-        described = json.dumps([FORMAT, runtime, here.cpu, here.flags, here.cores])
+        described = json.dumps([FORMAT, __version__, runtime, here.cpu, here.flags, here.cores])
         self.path = cache_folder() / f"timings-{hashlib.sha256(described.encode()).hexdigest()[:16]}.json"
         self.known: dict[str, float] = {}
         self.wholes: dict[str, Comparison] = {}
+        self.surveys: dict[str, Survey] = {}
         try:
             read = json.loads(self.path.read_text(encoding="utf-8"))
             known = {str(key): float(value) for key, value in read["milliseconds"].items()}
-            self.wholes = {str(key): Comparison.from_json(value) for key, value in read["wholes"].items()}
-            self.known = known
+            wholes = {str(key): Comparison.from_json(value) for key, value in read["wholes"].items()}
+            self.surveys = {str(key): Survey(**value) for key, value in read["surveys"].items()}
+            self.known, self.wholes = known, wholes
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass
         self.changed = False
 
     @staticmethod
-    def key(form: nn.Module, input_shape: tuple[int, ...], batch: int, threads: int) -> str:
+    def key(form: nn.Module, input_shape: tuple[int, ...], batch: int, threads: int, *others: object) -> str:
         """Return what a time depends on: operators and their sizes, which channels are gathered, images, threads."""
-        parts = [repr(form), repr((input_shape, batch, threads))]
-        parts += [f"{name}:{buffer.tolist()}" for name, buffer in form.named_buffers()]
+        parts = [repr(form), repr((input_shape, batch, threads, *others))]
+        parts += [
+            f"{name}:{buffer.tolist()}" for name, buffer in form.named_buffers() if not buffer.is_floating_point()
+        ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def add(self, measured: dict[str, float]) -> None:
@@ -72,12 +79,18 @@ class Timings:
             self.wholes[key] = compared
             self.changed = True
 
+    def add_survey(self, key: str, survey: Survey) -> None:
+        """Remember what was found of the forms of a layer."""
+        self.surveys[key] = survey
+        self.changed = True
+
     def save(self) -> None:
         """Write the cache, if it changed."""
         if not self.changed:
             return
         wholes = {key: compared.to_json() for key, compared in self.wholes.items()}
-        values = {"format": FORMAT, "milliseconds": self.known, "wholes": wholes}
+        surveys = {key: dataclasses.asdict(survey) for key, survey in self.surveys.items()}
+        values = {"format": FORMAT, "milliseconds": self.known, "wholes": wholes, "surveys": surveys}
         try:
             write_text(self.path, json.dumps(values))
         except HetCompressError:

@@ -140,8 +140,7 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
     wholes = [whole for whole in wholes if whole.smaller]
     if not wholes:
         return Plan(lowered, settings, None, "no layer is smaller or faster in another form than dense")
-    reference = fold_batch_norms(dense, example)
-    timed = [(against(reference, whole.model, example, settings, chooser.timings), whole) for whole in wholes]
+    timed = [(against(dense, whole.model, example, settings, chooser.timings), whole) for whole in wholes]
     compared, best = max(timed, key=lambda pair: pair[0].ratio)
     note = ""
     while compared.ratio < 1 + SAME and _changed(best):
@@ -153,7 +152,7 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
         )
         left = {layer.name for layer in best.layers} - {layer.name for layer in kept}
         best = lower(pruned, example, rules=settings.rules, chooser=chooser, dense=left)
-        compared = against(reference, best.model, example, settings, chooser.timings) if best.smaller else compared
+        compared = against(dense, best.model, example, settings, chooser.timings) if best.smaller else compared
     if best.smaller and compared.verdict != "faster":
         note = (
             f"the machine is busy: the whole is {compared.ratio:.3g} times as fast as dense, but between "
@@ -170,14 +169,23 @@ def _changed(lowered: Lowered) -> list[LoweredLayer]:
 def against(
     dense: nn.Module, compact: nn.Module, example: Tensor, settings: PlanSettings, timings: Timings | None = None
 ) -> Comparison:
-    """Time a model against the dense one in the runtime of a plan, or remember how it was; None remembers nothing."""
+    """Time a model against the dense one, its batch norms folded, in the runtime of a plan, or remember how it was.
+
+    Args:
+        dense: The one.
+        compact: The other.
+        example: Its shape is that of the images.
+        settings: The runtime.
+        timings: What is remembered; None measures anew.
+    """
     key = "".join(
         Timings.key(model, tuple(example.shape[1:]), settings.batch, settings.threads) for model in (dense, compact)
     )
     if timings is not None and key in timings.wholes:
         return timings.wholes[key]
     target = PLAN_TARGETS[settings.target]()
-    compared = target.against(dense, compact, example, batch=settings.batch, threads=settings.threads)
+    reference = fold_batch_norms(dense, example)
+    compared = target.against(reference, compact, example, batch=settings.batch, threads=settings.threads)
     if timings is not None:
         timings.add_whole(key, compared)
         timings.save()

@@ -66,9 +66,9 @@ class LibraryShapes(ShapeFamily, abc.ABC):
 
     def logits_of(self, scores: Float[Tensor, "out_groups in_groups kh kw"]) -> Float[Tensor, "out_groups in_groups n"]:
         """A shape's logit is the sum of the scores of its taps, meant over a block of channels."""
-        scores = averaged_in_blocks(scores, self.block)
         kernel_size = (scores.shape[-2], scores.shape[-1])
-        return torch.einsum("oihw,nhw->oin", scores, self._stacked(scores, kernel_size))
+        sums = torch.einsum("oihw,nhw->oin", scores, self._stacked(scores, kernel_size))
+        return averaged_in_blocks(sums, scores.sum((-2, -1)), self.block)
 
     def priced(
         self,

@@ -68,13 +68,14 @@ class SetShapes(ShapeFamily):
     def logits_of(self, scores: Float[Tensor, "out_groups in_groups kh kw"]) -> Float[Tensor, "out_groups in_groups n"]:
         """Sum the scores around the centre, alike by rank in all filter groups; mean the centre's over all filters."""
         row, column = centre((scores.shape[-2], scores.shape[-1]))
-        centres = scores[..., row : row + 1, column : column + 1].mean(0, keepdim=True)
-        alive = averaged_in_blocks(centres, self.block)[..., 0].expand(*scores.shape[:2], 1)
+        centres = scores[..., row, column].mean(0, keepdim=True)
+        alive = averaged_in_blocks(centres[..., None], centres, self.block).expand(*scores.shape[:2], 1)
         if scores[0, 0].numel() == 1:
             return alive
-        around = scores.clone()
-        around[..., row, column] = 0
-        return torch.cat([averaged_in_blocks(around, self.block, alike=True).sum((-2, -1))[..., None], alive], -1)
+        kept = scores.clone()
+        kept[..., row, column] = 0
+        around = kept.sum((-2, -1))
+        return torch.cat([averaged_in_blocks(around[..., None], around, self.block, alike=True), alive], -1)
 
     def priced(
         self,

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from hetcompress.flow import Flow
 from hetcompress.lowering import LOWERINGS
 from hetcompress.lowering.channel_order import sort_channels_
 from hetcompress.nn import HetConv2d
@@ -47,7 +48,7 @@ def indices(layer, form):
 
 def sorted_net(model):
     new = copy.deepcopy(model.eval())
-    sort_channels_(new, IMAGES[:1])
+    sort_channels_(new, Flow.of(new, IMAGES[:1]))
     assert torch.allclose(new(IMAGES), model(IMAGES), atol=1e-5)
     return new
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from hetcompress.flow import Flow
 from hetcompress.lowering.constants import fold_constants_
 from hetcompress.lowering.dead_channels import remove_dead_channels_
 from hetcompress.nn import HetConv2d
@@ -33,7 +34,7 @@ def net(between, bias, *, shape="full", **options):
 def after(tidying_pass, model):
     """Return a copy of a model after a pass."""
     new = copy.deepcopy(model)
-    tidying_pass(new, IMAGES[:1])
+    tidying_pass(new, Flow.of(new, IMAGES[:1]))
     return new
 
 

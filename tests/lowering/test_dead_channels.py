@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from hetcompress.flow import Flow
 from hetcompress.lowering import lower
 from hetcompress.lowering.dead_channels import remove_dead_channels_
 from hetcompress.nn import HetConv2d
@@ -43,7 +44,7 @@ class Net(nn.Module):
 
 def without_dead_channels(model):
     trimmed = copy.deepcopy(model)
-    remove_dead_channels_(trimmed, IMAGES)
+    remove_dead_channels_(trimmed, Flow.of(trimmed, IMAGES))
     return trimmed
 
 

@@ -110,3 +110,27 @@ def test_wrong_form_is_caught(monkeypatch):
         VerificationError, match=r"layer conv\d lowered to dense: expected the same outputs within 1e-05"
     ):
         lower(pruned_net("digits_net", "free", 0.9), torch.zeros(1, 1, 8, 8), rules=("dense",))
+
+
+@pytest.mark.parametrize("side", range(4))
+@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"dilation": 2}, {"stride": 3, "kernel_size": 5}])
+def test_a_form_that_is_wrong_at_one_border_is_caught(side, options, monkeypatch):
+    class Short(Lowering):
+        """Makes the outermost row or column of the image zero."""
+
+        name = "dense"
+
+        def check(self, layer):
+            return Verdict(True, "says yes to everything")
+
+        def rewrite(self, layer):
+            sides = [0, 0, 0, 0]
+            sides[side] = 1
+            return nn.Sequential(nn.ZeroPad2d([-s for s in sides]), nn.ZeroPad2d(sides), layer.to_conv2d())
+
+    conv = nn.Conv2d(3, 4, padding=2, **({"kernel_size": 3} | options))
+    net = nn.Sequential(HetConv2d.from_conv2d(conv, torch.ones(4, 3, *conv.kernel_size, dtype=torch.bool)))
+    monkeypatch.setitem(LOWERINGS._entries, "dense", Short)
+    for size in (40, 41, 42):
+        with pytest.raises(VerificationError, match="lowered to dense"):
+            lower(net, torch.zeros(1, 3, size, size), rules=("dense",))

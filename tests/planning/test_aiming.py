@@ -19,10 +19,11 @@ from hetcompress.planning.prices import at_density
 from hetcompress.pruning import magnitudes
 from hetcompress.shapes import build_family
 from hetcompress.surgery import named_modules_of
+from hetcompress.wiring import Wiring
 
 EXAMPLE = torch.zeros(1, 3, 12, 12)
 SETTINGS = PlanSettings(plan="fast")
-FAMILIES = {"centre": ({"block": 1}, "all"), "free": ({}, 16)}
+FAMILIES = {"centre": ({"block": 1}, "all"), "free": ({}, 16), "whole": ({"block": 1}, "all")}
 
 
 class Net(nn.Module):
@@ -94,6 +95,26 @@ def test_what_is_asked_is_what_is_measured(weighing, ratio, hidden):  # noqa: F8
     assert found.budget.unit == "time ratio"
     assert all(layer.mask().any() for layer in named_modules_of(found.pruned, HetConv2d).values())
     assert "time ratio asked" in str(found.time)
+
+
+@pytest.mark.parametrize("ratio", [1.5, 2.5])
+def test_filters_that_nothing_reads_are_not_paid_for(weighing, monkeypatch, ratio):  # noqa: F811
+    monkeypatch.setattr(aiming, "ROUNDS", 1)  # prices alone, before whole models correct them
+    dense, converted = nets("whole")
+    found = {
+        wired: aim(
+            dense,
+            converted,
+            EXAMPLE,
+            ratio,
+            SETTINGS,
+            worths(converted),
+            wiring=Wiring.of(converted, EXAMPLE) if wired else None,
+        ).time.measured
+        for wired in (False, True)
+    }
+    assert found[True] == pytest.approx(ratio, rel=0.05)
+    assert found[False] > 1.1 * ratio, "what the dead filters save comes on top, unasked"
 
 
 def test_what_cannot_be_reached_says_what_can(weighing):  # noqa: F811

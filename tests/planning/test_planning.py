@@ -9,7 +9,7 @@ from torch import nn
 from hetcompress import latency
 from hetcompress.errors import UsageError
 from hetcompress.latency import Comparison, Latency
-from hetcompress.lowering import LOWERINGS, ORDER, fold_batch_norms
+from hetcompress.lowering import LOWERINGS, ORDER, Survey, fold_batch_norms
 from hetcompress.nn import HetConv2d
 from hetcompress.planning import PLANS, Measured, PlanSettings, measured, plan, runtimes
 from hetcompress.planning.runtimes import PLAN_TARGETS, PlanTarget, TorchCuda
@@ -78,19 +78,18 @@ def dense_of(net):
 def test_the_quickest_form_wins_and_is_remembered(monkeypatch, cache):
     target = Pretended(monkeypatch)
     chooser = Measured(target, batch=2, threads=1)
-    choice = chooser.choose(forms(layer()), (32, 9, 9))
-    assert choice.form == "pointwise-plus"
-    assert choice.costs["pointwise-plus"] < choice.costs["dense"]
+    costs = chooser.costs(forms(layer()), (32, 9, 9))
+    assert chooser.best(costs) == "pointwise-plus"
+    assert costs["pointwise-plus"] < costs["dense"]
     chooser.timings.save()
     asked = target.asked
-    again = Measured(target, batch=2, threads=1).choose(forms(layer(seed=1)), (32, 9, 9))
-    assert again == choice
+    assert Measured(target, batch=2, threads=1).costs(forms(layer(seed=1)), (32, 9, 9)) == costs
     assert target.asked == asked, "other weights of the same structure are not timed again"
-    Measured(target, batch=4, threads=1).choose(forms(layer()), (32, 9, 9))
+    Measured(target, batch=4, threads=1).costs(forms(layer()), (32, 9, 9))
     assert target.asked > asked
     for file in cache.iterdir():
         file.write_text("{broken")
-    assert Measured(target, batch=2, threads=1).choose(forms(layer()), (32, 9, 9)) == choice
+    assert Measured(target, batch=2, threads=1).costs(forms(layer()), (32, 9, 9)) == costs
 
 
 def test_times_depend_on_structure_only():
@@ -164,6 +163,33 @@ def test_a_whole_is_timed_once(monkeypatch):
     assert len(asked) == 3
 
 
+def test_planning_again_builds_what_won_alone(monkeypatch):
+    pretend(monkeypatch, (2.0, 2.0, 2.1))
+    monkeypatch.setattr(measured, "cheapest", lambda costs, _: "pointwise-plus")
+    net, example = Net().eval(), torch.zeros(1, 3, 12, 12)
+    first = plan(dense_of(net), net, example, SETTINGS)
+    built = []
+
+    def noting(rule, rewrite):
+        return lambda self, layer: built.append(rule) or rewrite(self, layer)
+
+    for rule in ORDER:
+        monkeypatch.setattr(LOWERINGS[rule], "rewrite", noting(rule, LOWERINGS[rule].rewrite))
+    again = plan(dense_of(net), net, example, SETTINGS)
+    assert built == ["pointwise-plus"]
+    assert again.to_json() == first.to_json(), "why the others lost is remembered"
+    net.second.kernel_shapes[:, 1] = False
+    assert "pointwise-plus" in plan(dense_of(net), net, example, SETTINGS).lowered.layers[0].form
+    assert set(built) > {"pointwise-plus", "dense"}, "another pattern is looked at anew"
+
+
+def test_what_no_longer_applies_is_looked_at_anew(monkeypatch):
+    pretend(monkeypatch, (2.0, 2.0, 2.1))
+    net, example = Net().eval(), torch.zeros(1, 3, 12, 12)
+    monkeypatch.setattr(Measured, "recall", lambda *_: Survey({"dense": 2.0, "filter-split": 1.0}, {}))
+    assert "filter-split" in plan(dense_of(net), net, example, SETTINGS).lowered.layers[0].refused
+
+
 def test_a_device_times_whole_models_itself(monkeypatch):
     class WithoutDevice(TorchCuda):
         device, version = "cpu", "1"
@@ -182,7 +208,7 @@ def test_a_device_times_whole_models_itself(monkeypatch):
     net, example = Net().eval(), torch.zeros(1, 3, 12, 12)
     result = plan(dense_of(net), net, example, dataclasses.replace(SETTINGS, target="torch-cuda", batch=2))
     assert (result.whole.dense.runtime, result.whole.dense.batch) == ("torch-cuda", 2)
-    assert WithoutDevice.waited > 2 * 15
+    assert WithoutDevice.waited > 2 * runtimes.WHOLE_ROUNDS
 
 
 def test_filters_that_nothing_reads_make_a_whole_faster(monkeypatch):

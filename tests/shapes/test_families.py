@@ -124,6 +124,8 @@ def test_channels_of_a_block_decide_together(name, out_groups, channels, block, 
     family = build_family(name, {"block": block})
     torch.manual_seed(channels * 100 + block)
     logits = family.logits_of(torch.rand(out_groups, channels, 3, 3))
+    for row in logits:
+        assert len(row.unique(dim=0)) <= -(-channels // block), "alike to the last digit"
     masks = family.masks(family.priced(logits, price, (3, 3)), (3, 3))
     full = (masks.flatten(2).sum(-1) == 9).sum(1)
     empty = (masks.flatten(2).sum(-1) == 0).sum(1)

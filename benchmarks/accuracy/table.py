@@ -1,0 +1,98 @@
+"""The rows of `accuracy.py` as a table in Markdown: means over seeds, and how far seeds lie apart.
+
+    python benchmarks/accuracy/table.py --into docs/method.md
+
+Prints the table, or writes it between the two marks of a page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+MARKS = ("<!-- rows of benchmarks/accuracy -->", "<!-- end of rows -->")
+NAMES = {
+    "ours": "hetcompress",
+    "dense": "dense, trained on",
+    "unstructured": "single weights: a bound, nothing executes them",
+    "hetconv": "HetConv",
+    "tp-magnitude": "Torch-Pruning, magnitude",
+    "tp-group-norm": "Torch-Pruning, group norm",
+    "tp-bn-scale": "Torch-Pruning, batch-norm scales",
+}
+MATCHED = {"stock": ", as fast with stock operators", "kernels": ", as fast as ours with its kernel"}
+"""What is said of a peer that is not brought to the MACs of ours."""
+HEAD = """\
+| recipe | method | epochs | seeds | MAC ratio | time ratio, batch 1 | batch 16 | accuracy, % |
+|---|---|---|---|---|---|---|---|"""
+Row = Mapping[str, Any]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the table, recipe by recipe, the methods in the order of `NAMES`."""
+    settings: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        settings[json.dumps({name: value for name, value in row["key"].items() if name != "seed"})].append(row)
+    order = list(NAMES)
+    groups = sorted(
+        settings.values(), key=lambda seeds: (seeds[0]["key"]["recipe"], order.index(seeds[0]["key"]["method"]))
+    )
+    return "\n".join([HEAD, *map(line, groups)])
+
+
+def line(seeds: Sequence[Row]) -> str:
+    """Return the line of the rows that differ in their seeds alone."""
+    key = seeds[0]["key"]
+    name = (
+        NAMES[key["method"]] + (f", P = {key['parts']}" if "parts" in key else "") + MATCHED.get(key.get("match"), "")
+    )
+    # the bound without any structure is not executed: its MACs are those inside the mask
+    ratio = statistics.mean(row.get("mac_ratio_executed", row["mac_ratio_effective"]) for row in seeds)
+    times = [time_ratio(seeds, place) for place in (0, 1)]
+    epochs = seeds[0]["settings"]["train"]["epochs"]
+    cells = (f"`{key['recipe']}`", name, f"{epochs:g}", len(seeds), f"{ratio:.2f}", *times, accuracy(seeds))
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def time_ratio(seeds: Sequence[Row], place: int) -> str:
+    """Return the mean time ratio of a batch, ours with our kernel and a plain net with stock operators."""
+    found = [row["time"].get("kernels") or row["time"].get("stock") for row in seeds if row.get("time")]
+    return f"{statistics.mean(one[place]['ratio'] for one in found if one):.2f}" if any(found) else ""
+
+
+def accuracy(seeds: Sequence[Row]) -> str:
+    """Return the mean of the last epochs, with the standard deviation where there are several seeds."""
+    ends = [row["last_epoch"] for row in seeds]
+    return f"{statistics.mean(ends):.2f}" + (f" ± {statistics.stdev(ends):.2f}" if len(ends) > 1 else "")
+
+
+def put(page: str, text: str) -> str:
+    """Return a page with a text between its two marks."""
+    before, _, rest = page.partition(MARKS[0])
+    _, mark, after = rest.partition(MARKS[1])
+    if not mark:
+        raise SystemExit(f"the page needs two lines: {MARKS[0]} and {MARKS[1]}")
+    return f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}"
+
+
+def main() -> None:
+    """Print the table, or write it into a page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=Path, default=HERE / "rows.jsonl")
+    parser.add_argument("--into", type=Path, help="a page with the two marks")
+    options = parser.parse_args()
+    text = table([json.loads(row) for row in options.rows.read_text().splitlines()])
+    if options.into is None:
+        print(text)
+    else:
+        options.into.write_text(put(options.into.read_text(), text))
+
+
+if __name__ == "__main__":
+    main()
