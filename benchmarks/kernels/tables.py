@@ -90,27 +90,27 @@ def ranges(found: Row) -> str:
     return markdown(["threads", "batch", "layers", "form", *(f"{density:g}" for density in densities)], lines)
 
 
-def loaded(path: Path) -> Row:
-    found: Row = json.loads(path.read_text())
-    return found
+def loaded(path: Path) -> Row | None:
+    """Return the results; None where nothing has been measured."""
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def sections() -> dict[str, str]:
     """Return the tables by the names of their places in the page."""
     made = {}
     for suffix in ("", "_avx2"):
-        whole, single = loaded(NETS / f"kernel_nets{suffix}.json"), loaded(HERE / f"layers{suffix}.json")
-        made[f"nets{suffix}"] = f"{on(whole['machine'])}.\n\n" + "\n\n".join(
-            f"{'One thread' if threads == 1 else 'Two threads'}:\n\n{nets(whole, threads)}"
-            for threads in (1, 2)
-            if any(row["key"]["threads"] == threads for row in whole["rows"])
-        )
-        made[f"ranges{suffix}"] = (
-            f"{on(single['machine'])}; {single['peak_gflops']:.0f} GFLOP/s a core.\n\n{ranges(single)}"
-        )
-    single = loaded(HERE / "layers.json")
-    for batch in (1, 16):
-        made[f"layers, batch {batch}"] = layers(single, 1, batch)
+        if (whole := loaded(NETS / f"kernel_nets{suffix}.json")) is not None:
+            made[f"nets{suffix}"] = f"{on(whole['machine'])}.\n\n" + "\n\n".join(
+                f"{'One thread' if threads == 1 else 'Two threads'}:\n\n{nets(whole, threads)}"
+                for threads in (1, 2)
+                if any(row["key"]["threads"] == threads for row in whole["rows"])
+            )
+        if (single := loaded(HERE / f"layers{suffix}.json")) is not None:
+            made[f"ranges{suffix}"] = (
+                f"{on(single['machine'])}; {single['peak_gflops']:.0f} GFLOP/s a core.\n\n{ranges(single)}"
+            )
+        if single is not None and not suffix:
+            made |= {f"layers, batch {batch}": layers(single, 1, batch) for batch in (1, 16)}
     return made
 
 

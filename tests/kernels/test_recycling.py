@@ -3,8 +3,10 @@
 import threading
 
 import pytest
+import torch
+from torch import nn
 
-from hetcompress.kernels import recycling
+from hetcompress.kernels import VectorBlockConv2d, recycling
 from hetcompress.kernels.recycling import LARGE, new_output
 
 
@@ -29,6 +31,12 @@ def test_memory_that_any_tensor_sees_is_left_alone():
     other = new_output((LARGE,)).fill_(2)
     assert other.data_ptr() != place
     assert view.eq(1).all()
+
+
+def test_what_follows_may_write_in_place():
+    assert not new_output((LARGE, 2))._is_view()
+    layer = VectorBlockConv2d.from_pruned(nn.Conv2d(1, 4, 1), 4)
+    assert layer(torch.randn(1, 1, 1, LARGE)).relu_().requires_grad
 
 
 def test_small_outputs_are_ordinary_tensors():

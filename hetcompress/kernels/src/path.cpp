@@ -57,6 +57,15 @@ HETC_INLINE void save(float* to, Vector<V> value) {
   *reinterpret_cast<typename Floats<V>::memory*>(to) = value;
 }
 
+// A compiler's vector that is longer than a register goes through memory, number by number: so many go at once.
+constexpr int piece_of(int vector) { return vector < kRegisterFloats ? vector : kRegisterFloats; }
+
+template <int V>
+HETC_INLINE void copy_pixel(float* to, const float* from) {
+  constexpr int R = piece_of(V);
+  for (int i = 0; i < V; i += R) save<R>(to + i, load<R>(from + i));
+}
+
 #include "tile.inc"
 #include "reorder.inc"
 #include "pool.inc"
