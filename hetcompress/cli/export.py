@@ -103,7 +103,7 @@ def print_export(result: ExportReport) -> None:
     ]  # fmt: skip
     columns = ["file", "source bytes", "dense bytes", "bytes", "max difference", "same class"]
     console.say(console.table("Exported and verified", columns, rows))
-    print_plan(result.plan)
+    print_plan(result.plan, "plan.json")
     note = f" ({result.test_note})" if result.test_note else ""
     for when, accuracy in result.accuracies.items():
         console.say(f"accuracy {when}: {accuracy.percent:.2f} %{note}")

@@ -68,19 +68,19 @@ def print_report(result: Report) -> None:
     ]  # fmt: skip
     columns = ["layer", "form", "density", "MACs dense", "effective", "executed", "kernel shapes"]
     console.say(console.table("Layers", columns, rows, numbers_from=2))
-    print_plan(result.plan)
+    print_plan(result.plan, "report/report.json")
     print_totals(result)
     if result.latency:
         print_latency(result.latency, result.machine.summary)
 
 
-def print_plan(plan: dict[str, Any]) -> None:
-    """Print how the forms of layers were chosen."""
+def print_plan(plan: dict[str, Any], file: str) -> None:
+    """Print how the forms of layers were chosen, and which file of the run folder has the rest."""
     from hetcompress.cli import console
 
     forms = ", ".join(f"{count} {form}" for form, count in plan["forms"].items())
     how = f" on {plan['target']}, batch {plan['batch']}, threads {plan['threads']}" if plan["plan"] != "macs" else ""
-    console.say(f"plan by {plan['plan']}{how}: {forms}; why the other forms lost stands in plan.json")
+    console.say(f"plan by {plan['plan']}{how}: {forms}; why the other forms lost stands in {file}")
 
 
 def _shapes(shapes: dict[str, int]) -> str:

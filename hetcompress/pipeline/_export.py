@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from hetcompress.artifacts import RunFolder
 from hetcompress.data import DataSource
 from hetcompress.errors import UsageError, VerificationError
 from hetcompress.evaluation import EVALUATION_BATCH, Accuracy, evaluate
+from hetcompress.files import write_text
 from hetcompress.graphs import onnx_bytes
 from hetcompress.latency import Comparison, compare_latency
 from hetcompress.lowering import fold_batch_norms
@@ -139,6 +141,7 @@ def export(
             files.append(quantised.file)
             dense_bytes[INT8], accuracies["in int8"] = dense_bytes["onnx"], quantised.accuracy
         summary, difference = planned.summary(), planned.lowered.max_difference
+        written = {"schema": 1, **planned.to_json()}
         if seconds > 0:
             both = (references.get("onnx") or _dense(folder), plain.get("onnx") or pair.compact)
             del pair, planned  # files need no model beside them
@@ -163,6 +166,7 @@ def export(
         complaints=tuple(complaints if quantised is None else complaints + complaints_of(quantised)),
         int8=quantised,
     )
+    write_text(folder.plan, json.dumps(written, indent=2) + "\n")
     folder.record("export", result.to_json())
     if strict:
         _refuse(result.complaints)

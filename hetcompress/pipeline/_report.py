@@ -171,9 +171,7 @@ def shape_histogram(layer: HetConv2d) -> dict[str, int]:
 def lowered_pair(run: RunFolder, settings: PlanSettings) -> tuple[nn.Module, nn.Module, Plan]:
     """Return the dense source, the pruned model, and the plan of its lowering."""
     dense, pruned = run.dense_model(), run.pruned_model()
-    planned = make_plan(dense, pruned, torch.zeros(1, *run.input_spec.size), settings)
-    write_text(run.plan, json.dumps({"schema": 1, **planned.to_json()}, indent=2) + "\n")
-    return dense, pruned, planned
+    return dense, pruned, make_plan(dense, pruned, torch.zeros(1, *run.input_spec.size), settings)
 
 
 def recorded_accuracies(run: RunFolder) -> tuple[dict[str, float], str]:

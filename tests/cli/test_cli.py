@@ -91,12 +91,31 @@ def test_pruning_again_forgets_what_was_measured_before(hc, digits, tmp_path):
 def test_pruning_again_removes_what_speaks_of_the_net_before(hc, digits, tmp_path):
     hc("convert", "model.pt", *digits)
     hc(*SMOKE)
+    hc("export", "--safetensors", "--seconds", 0)
     hc("report", "--no-latency")
     run = tmp_path / "hetrun"
     assert (run / "metrics.jsonl").exists()
     assert (run / "plan.json").exists()
     hc("prune", "--density", 0.5, "--force")
     assert not any((run / name).exists() for name in ("metrics.jsonl", "plan.json", "report", "export"))
+
+
+def test_the_plan_that_is_kept_is_the_one_that_was_exported(hc, digits, tmp_path, monkeypatch):
+    monkeypatch.setenv("HETCOMPRESS_CACHE", str(tmp_path / "cache"))
+    run = tmp_path / "hetrun"
+    hc("convert", "model.pt", *digits)
+    hc("prune", "--density", 0.5)
+    code, out, _ = hc("report", "--no-latency")
+    assert code == 0
+    assert "stands in report/report.json" in out
+    assert not (run / "plan.json").exists()
+    assert "stands in plan.json" in hc("export", "--onnx", "--seconds", 0)[1]
+    kept = (run / "plan.json").read_bytes()
+    assert json.loads(kept)["plan"] == json.loads((run / "run.json").read_text())["stages"]["export"]["plan"]["plan"]
+    assert hc("report", "--no-latency", "--plan", "fast")[0] == 0
+    assert json.loads((run / "report" / "report.json").read_text())["plan"]["plan"] == "fast"
+    assert hc("bench", "lowered", "-b", 1, "--seconds", 0.01)[0] == 0
+    assert (run / "plan.json").read_bytes() == kept
 
 
 def test_targets_that_nobody_would_heed_are_refused(hc, digits):
