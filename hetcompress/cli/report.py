@@ -77,10 +77,10 @@ def print_report(result: Report) -> None:
 def print_plan(plan: dict[str, Any], file: str) -> None:
     """Print how the forms of layers were chosen, and which file of the run folder has the rest."""
     from hetcompress.cli import console
+    from hetcompress.planning import PlanSettings
 
     forms = ", ".join(f"{count} {form}" for form, count in plan["forms"].items())
-    how = f" on {plan['target']}, batch {plan['batch']}, threads {plan['threads']}" if plan["plan"] != "macs" else ""
-    console.say(f"plan by {plan['plan']}{how}: {forms}; why the other forms lost stands in {file}")
+    console.say(f"plan by {PlanSettings.from_json(plan)}: {forms}; why the other forms lost stands in {file}")
 
 
 def _shapes(shapes: dict[str, int]) -> str:

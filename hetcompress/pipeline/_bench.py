@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from hetcompress.artifacts import RunFolder
 from hetcompress.benchmarking import Timing, side_by_side
@@ -19,7 +20,7 @@ from hetcompress.lowering import fold_batch_norms
 from hetcompress.machine import Machine, machine
 from hetcompress.models import load_model
 from hetcompress.pipeline._report import lowered_pair
-from hetcompress.planning import FEWEST_MACS
+from hetcompress.planning import FEWEST_MACS, PlanSettings
 
 __all__ = ["Bench", "BenchItem", "bench"]
 
@@ -54,7 +55,7 @@ class Bench:
         items: The models, in the order given; ratios are to the first.
         timings: For each number of threads and batch size, one for each model.
         machine: Where they were measured.
-        notes: What was assumed about checkpoints, in words.
+        notes: What was assumed about checkpoints, and how the run's model was lowered, in words.
     """
 
     items: tuple[BenchItem, ...]
@@ -203,10 +204,21 @@ class _Opener:
         folder = RunFolder.open(self.run, factory=self.arch)
         size = folder.input_spec.size
         if word == "lowered":
-            model = lowered_pair(folder, FEWEST_MACS)[2].lowered.model
+            model = self._lowered(folder)
         else:
             model = fold_batch_norms(folder.dense_model(), torch.zeros(1, *size))
         return model_candidate(name, model, size, self.runtime or "onnxruntime")
+
+    def _lowered(self, folder: RunFolder) -> nn.Module:
+        """Return the model of a run, lowered by the plan of its export; before any, with the fewest MACs."""
+        exported = (folder.stage("export") or {}).get("plan")
+        settings = FEWEST_MACS if exported is None else PlanSettings.from_json(exported)
+        planned = lowered_pair(folder, settings)[2]
+        why = "nothing is exported yet" if exported is None else "as exported"
+        if exported is not None and planned.summary()["forms"] != exported["forms"]:
+            why = "as exported, but other forms are the fastest now; name the exported file to time what it has"
+        self.notes.append(f"lowered: plan {settings} ({why})")
+        return planned.lowered.model
 
     def _program(self, path: Path, name: str) -> Candidate:
         self._runs_in("torch", path)

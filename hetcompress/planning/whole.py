@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -60,6 +61,19 @@ class PlanSettings:
         ready, reason = available()
         if self.kernels and not ready:
             raise UsageError("--kernels", expected="the compiled library", found=reason, fix="pass --no-kernels")
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> PlanSettings:
+        """Return what a summary or a plan in JSON was made with; what else it holds is left.
+
+        Raises:
+            UsageError: The runtime is not there, or no kernel.
+        """
+        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values})
+
+    def __str__(self) -> str:
+        how = f" on {self.target}, batch {self.batch}, threads {self.threads}" if self.plan != "macs" else ""
+        return f"{self.plan}{how}{', our kernel among the forms' if self.kernels else ''}"
 
     @property
     def rules(self) -> tuple[str, ...]:

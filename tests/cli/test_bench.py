@@ -42,6 +42,22 @@ def test_models_of_a_run_against_a_foreign_file_and_a_checkpoint(hc, digits, for
         assert word in out
 
 
+def test_the_lowered_model_is_the_one_that_was_exported(hc, digits, library, tmp_path):
+    hc("convert", "model.pt", *digits)
+    hc("prune", "--density", 0.5)
+    timed = ("bench", "lowered", "-b", 1, *FAST, "--json")
+    code, out, err = hc(*timed)
+    assert code == 0, err
+    assert "NOTE: lowered: plan macs (nothing is exported yet)" in err
+    stock = json.loads(out)["result"]["items"][0]["bytes"]
+    assert hc("export", "--onnx", "--seconds", 0, "--kernels", "--plan", "macs")[0] == 0
+    code, out, err = hc(*timed)
+    assert code == 0, err
+    assert "NOTE: lowered: plan macs, our kernel among the forms (as exported)" in err
+    exported = (tmp_path / "hetrun" / "export" / "model.onnx").stat().st_size
+    assert json.loads(out)["result"]["items"][0]["bytes"] == exported != stock
+
+
 def test_in_torch_and_in_python(hc, digits, tmp_path, monkeypatch):
     hc("convert", "model.pt", *digits)
     found = hetcompress.bench(
