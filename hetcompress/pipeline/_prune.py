@@ -47,11 +47,17 @@ def prune(
         force: Replace what was trained.
 
     Raises:
-        UsageError: Not exactly one target (none for a fixed pattern), no seed, or a run that was trained.
+        UsageError: Not exactly one target (none for a fixed pattern), no seed, a run that was trained, or `evenly`
+            beside a target of time.
         NothingToDoError: The target cannot be reached.
     """
     if random is not None and not 0 <= random < 2**63:
         raise UsageError("--random", expected="an integer from 0 to 2**63 - 1", found=str(random))
+    if evenly and latency_ratio is not None:
+        raise UsageError(
+            "--evenly", expected="--density or --mac-ratio beside it", found="--latency-ratio",
+            fix="leave either out: prices of time differ from layer to layer, and decide what each keeps",
+        )  # fmt: skip
     shapes = ShapeSettings(density=density, mac_ratio=mac_ratio, latency_ratio=latency_ratio)
     folder = RunFolder.open(run, factory=arch)
     folder.check_writable()

@@ -55,9 +55,7 @@ class PlanSettings:
     def __post_init__(self) -> None:
         if self.plan not in PLANS:
             raise UsageError("--plan", expected=f"one of {', '.join(PLANS)}", found=f"'{self.plan}'")
-        target = PLAN_TARGETS[self.target]
-        if self.plan != "macs":
-            target()  # refuses a device that is not there
+        PLAN_TARGETS[self.target]()  # refuses a device that is not there
         ready, reason = available()
         if self.kernels and not ready:
             raise UsageError("--kernels", expected="the compiled library", found=reason, fix="pass --no-kernels")

@@ -18,7 +18,11 @@ TRAINING_ALONE = {
     "precision": (("--amp-dtype", "int8"), "--amp-dtype: expected auto or float32"),
 }
 FINETUNE, PRUNE = ("finetune", "--data", "digits"), ("prune",)
+PRUNING_ALONE = {
+    "evenly": (("--latency-ratio", 2, "--evenly"), "--evenly: expected --density or --mac-ratio beside it"),
+}
 CASES = [
+    *((PRUNE, *case) for case in PRUNING_ALONE.values()),
     *((command, *case) for case in WITHOUT_MODEL.values() for command in (FINETUNE, PRUNE)),
     *((FINETUNE, *case) for case in TRAINING_ALONE.values()),
 ]
@@ -36,6 +40,14 @@ def test_without_building_a_model_or_reading_data(hc, digits, monkeypatch, comma
     code, out, err = hc(*command, *options)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert message in err
+
+
+@pytest.mark.parametrize("command", [("report",), ("export", "--onnx"), ("report", "--plan", "fast")])
+def test_a_device_that_is_not_there(hc, monkeypatch, command):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, out, err = hc(*command, "--target", "torch-cuda")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--target torch-cuda: expected a CUDA device, found none" in err
 
 
 @pytest.mark.parametrize(
