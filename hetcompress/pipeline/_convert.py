@@ -62,12 +62,6 @@ class Converted:
     granularities: dict[str, str]
     notes: tuple[str, ...] = ()
 
-    @property
-    def highest_mac_ratio(self) -> float:
-        """The MAC ratio if nothing of the converted layers were kept; a bound that no real net reaches."""
-        rest = self.dense_macs - self.convertible_macs
-        return self.dense_macs / rest if rest else float("inf")
-
 
 def _check_images(size: tuple[int, int, int] | None, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
     """Refuse what images of no model have, before a model is read."""

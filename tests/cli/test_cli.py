@@ -21,6 +21,7 @@ def test_the_four_commands(hc, digits, tmp_path):
     assert code == 0
     assert "conv1  Conv2d 3x3  stays dense: first convolution" in out
     assert "3 of 4 convolutions converted" in out
+    assert "ratio" not in out, "what stays dense bounds none: filters that nothing reads go there too"
     assert "largest difference to the source's outputs: 0\n" in out
     code, out, err = hc(*SMOKE, "--mac-ratio", 2)
     assert code == 0, err
