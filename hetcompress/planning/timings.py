@@ -1,4 +1,4 @@
-"""Timings that were measured before, by machine and structure; planning again takes no measuring."""
+"""Timings that were measured before, by machine, kernel and structure; planning again takes no measuring."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from hetcompress.errors import HetCompressError
 from hetcompress.files import write_text
+from hetcompress.kernels import available, best_path
 from hetcompress.latency import Comparison
 from hetcompress.lowering import Survey
 from hetcompress.machine import machine
@@ -44,7 +45,8 @@ class Timings:
 
     def __init__(self, runtime: str) -> None:
         here = machine()
-        described = json.dumps([FORMAT, __version__, runtime, here.cpu, here.flags, here.cores])
+        kernel = best_path() if available()[0] else None  # the user may name another than the processor's best
+        described = json.dumps([FORMAT, __version__, runtime, here.cpu, here.flags, here.cores, kernel])
         self.path = cache_folder() / f"timings-{hashlib.sha256(described.encode()).hexdigest()[:16]}.json"
         self.known: dict[str, float] = {}
         self.wholes: dict[str, Comparison] = {}

@@ -11,7 +11,7 @@ from hetcompress.errors import UsageError
 from hetcompress.latency import Comparison, Latency
 from hetcompress.lowering import LOWERINGS, ORDER, Survey, fold_batch_norms
 from hetcompress.nn import HetConv2d
-from hetcompress.planning import PLANS, Measured, PlanSettings, measured, plan, runtimes
+from hetcompress.planning import PLANS, Measured, PlanSettings, measured, plan, runtimes, timings
 from hetcompress.planning.runtimes import PLAN_TARGETS, PlanTarget, TorchCuda
 from hetcompress.planning.surroundings import in_surroundings
 from hetcompress.planning.timings import Timings
@@ -90,6 +90,16 @@ def test_the_quickest_form_wins_and_is_remembered(monkeypatch, cache):
     for file in cache.iterdir():
         file.write_text("{broken")
     assert Measured(target, batch=2, threads=1).costs(forms(layer()), (32, 9, 9)) == costs
+
+
+def test_times_of_one_instruction_set_are_not_those_of_another(monkeypatch):
+    kernels = [(True, "avx512"), (True, "avx2"), (False, "the library is not built")]
+    files = set()
+    for kernel in kernels:
+        monkeypatch.setattr(timings, "available", lambda kernel=kernel: kernel)
+        monkeypatch.setattr(timings, "best_path", lambda kernel=kernel: kernel[1])
+        files |= {Timings("runtime").path, Timings("runtime").path}
+    assert len(files) == len(kernels)
 
 
 def test_times_depend_on_structure_only():
