@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hetcompress.errors import VerificationError
 from hetcompress.lowering.base import LOWERINGS
-from hetcompress.lowering.choosers import Chooser, FewestMacs, Survey
+from hetcompress.lowering.choosers import Chooser, FewestMacs, Preferring, Survey
 from hetcompress.lowering.pieces import conv_weights
 from hetcompress.lowering.sameness import Sameness
 from hetcompress.lowering.tidying import tidied
@@ -89,7 +89,7 @@ def lower(
     *,
     rules: Sequence[str] = ORDER,
     chooser: Chooser | None = None,
-    dense: Container[str] = (),
+    dense: Mapping[str, str] | None = None,
 ) -> Lowered:
     """Return a copy of a pruned model in which every `HetConv2d` has become one of the forms that fit it.
 
@@ -98,12 +98,12 @@ def lower(
         example_input: Its shape is that of the images.
         rules: Lowerings to choose from, the simplest first.
         chooser: What picks among them; None takes the fewest MACs.
-        dense: Layers to leave dense.
+        dense: Layers to leave dense, and why.
 
     Raises:
         VerificationError: A form, or the whole, computes something else.
     """
-    chooser = chooser or FewestMacs()
+    chooser, dense = chooser or FewestMacs(), dense or {}
     weights = {name: layer.weight.numel() for name, layer in named_modules_of(model, HetConv2d).items()}
     before = Sameness.on_random_images(model, example_input)
     lowered = tidied(model, before)
@@ -113,7 +113,7 @@ def lower(
         layer = lowered.get_submodule(name)
         assert isinstance(layer, HetConv2d)
         shape, positions = shapes.get(name, ((1, layer.in_channels, 16, 16), 0))
-        chosen, form, survey = _form(layer, shape, ("dense",) if name in dense else rules, chooser)
+        chosen, form, survey = _form(layer, shape, rules, chooser, dense.get(name))
         _verify_layer(name, chosen, layer, form, shape)
         # at once, so that no two models are in memory
         lowered = replace_modules_(lowered, {name: form})
@@ -126,9 +126,19 @@ def lower(
 
 
 def _form(
-    layer: HetConv2d, shape: tuple[int, ...], rules: Sequence[str], chooser: Chooser
+    layer: HetConv2d, shape: tuple[int, ...], rules: Sequence[str], chooser: Chooser, dense: str | None
 ) -> tuple[str, nn.Module, Survey]:
-    """Return the form of a layer, what each form costs, and why the others were not taken."""
+    """Return the form of a layer, what each form costs, and why the others were not taken.
+
+    Args:
+        layer: The layer.
+        shape: Of what it reads.
+        rules: Lowerings to choose from.
+        chooser: What picks among them.
+        dense: Why it is left dense whatever the costs; None where it is not.
+    """
+    if dense is not None:
+        chooser = Preferring("dense", chooser)
     survey = chooser.recall(layer, rules, shape[1:])
     candidates: dict[str, nn.Module] = {}
     if survey is None or not LOWERINGS[chooser.best(survey.costs)]().check(layer).ok:
@@ -139,8 +149,9 @@ def _form(
         survey = Survey(costs, refused | slow)
         chooser.remember(layer, rules, shape[1:], survey)
     form = chooser.best(survey.costs)
+    left = "" if dense is None else f"; left dense: {dense}"
     lost = {
-        other: f"{cost:.6g} {chooser.unit}, {form} {survey.costs[form]:.6g}"
+        other: f"{cost:.6g} {chooser.unit}, {form} {survey.costs[form]:.6g}{left}"
         for other, cost in survey.costs.items()
         if other != form
     }

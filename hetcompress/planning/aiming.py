@@ -99,7 +99,7 @@ def time_ratio(
     """
     planned = plan(dense, pruned, example, settings)
     found = (1.0, 1.0, 1.0)
-    if planned.whole is not None and planned.lowered.smaller:
+    if planned.whole is not None:
         found = (planned.whole.ratio, planned.whole.ratio_low, planned.whole.ratio_high)
     return TimeRatio(budget.target, budget.value(_cost(pruned, budget)), *found, dataclasses.asdict(settings))
 

@@ -102,7 +102,7 @@ class Plan:
     Attributes:
         lowered: The model and the form of each layer.
         settings: How forms were chosen.
-        whole: The lowered model against the dense one; None if nothing was measured.
+        whole: The lowered model against the dense one; None if nothing was measured, or nothing is left but that one.
         note: What was given up last and why; empty if nothing was.
     """
 
@@ -154,7 +154,7 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
         return Plan(lowered, settings, None, "no layer is smaller or faster in another form than dense")
     timed = [(against(dense, whole.model, example, settings, chooser.timings), whole) for whole in wholes]
     compared, best = max(timed, key=lambda pair: pair[0].ratio)
-    note = ""
+    note, left = "", dict[str, str]()
     while compared.ratio < 1 + SAME and _changed(best):
         kept = sorted(_changed(best), key=lambda layer: -layer.gain)[: len(_changed(best)) // 2]
         note = (
@@ -162,7 +162,7 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
             f"{compared.compact.median_ms:.3g} ms against {compared.dense.median_ms:.3g} ms dense, so those that "
             "gained least are left dense"
         )
-        left = {layer.name for layer in best.layers} - {layer.name for layer in kept}
+        left |= {layer.name: "the whole was not faster" for layer in _changed(best) if layer not in kept}
         best = lower(pruned, example, rules=settings.rules, chooser=chooser, dense=left)
         compared = against(dense, best.model, example, settings, chooser.timings) if best.smaller else compared
     if best.smaller and compared.verdict != "faster":
@@ -171,7 +171,7 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
             f"{compared.ratio_low:.3g} and {compared.ratio_high:.3g} in 90 % of the rounds; measure again when it is "
             "quiet"
         )
-    return Plan(best, settings, compared, note)
+    return Plan(best, settings, compared if best.smaller else None, note)
 
 
 def _changed(lowered: Lowered) -> list[LoweredLayer]:

@@ -148,6 +148,10 @@ def test_a_whole_that_is_slower_falls_back_to_dense(monkeypatch):
     assert [found.form for found in result.lowered.layers] == ["dense"]
     assert len(verdicts) == 1
     assert "left dense" in result.note
+    assert result.whole is None, "what was timed is not what is left"
+    refused = result.lowered.layers[0].refused
+    assert set(refused) == set(ORDER) - {"dense"}, "why each form was not taken"
+    assert refused["pointwise-plus"] == "14 ms, dense 5; left dense: the whole was not faster"
     assert torch.allclose(result.lowered.model(example), net(example), atol=1e-5)
 
 
@@ -214,6 +218,7 @@ def test_a_device_times_whole_models_itself(monkeypatch):
     monkeypatch.setitem(PLAN_TARGETS._entries, "torch-cuda", WithoutDevice)
     monkeypatch.setattr(runtimes, "compare_latency", None)
     monkeypatch.setattr(runtimes, "WHOLE_SECONDS", 0.05)
+    monkeypatch.setattr("hetcompress.planning.whole.SAME", -1.0)  # whatever the clock says
     monkeypatch.setattr(measured, "cheapest", lambda costs, _: "pointwise-plus" if len(costs) > 1 else "dense")
     net, example = Net().eval(), torch.zeros(1, 3, 12, 12)
     result = plan(dense_of(net), net, example, dataclasses.replace(SETTINGS, target="torch-cuda", batch=2))
