@@ -60,7 +60,7 @@ def export(
     from hetcompress import pipeline
     from hetcompress.cli import console
     from hetcompress.cli.data import data_settings
-    from hetcompress.kernels import available
+    from hetcompress.cli.report import say_of_kernels
 
     wanted = [name for name, chosen in (("onnx", onnx), ("pt2", pt2), ("safetensors", safetensors)) if chosen]
     settings = data_settings(data, data_root) if data is not None else None
@@ -76,9 +76,8 @@ def export(
         console.print_json({"command": "export", "result": result.to_json()})
         return
     print_export(result)
-    slower = any(item.verdict != "faster" for item in result.latency)
-    if slower and onnx and not kernels and available()[0]:
-        console.say("to try: --kernels lets the layers run in a kernel that is made for such shapes")
+    if onnx:
+        say_of_kernels(result.latency, kernels=kernels)
 
 
 def warn_of(result: ExportReport) -> None:

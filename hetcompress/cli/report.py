@@ -10,10 +10,10 @@ import typer
 from hetcompress.cli.options import Arch, Batch, Json, Kernels, Plan, Run, Target, Threads, plan_settings
 
 if TYPE_CHECKING:
-    from hetcompress.latency import Latency
+    from hetcompress.latency import Comparison, Latency
     from hetcompress.pipeline import Report
 
-__all__ = ["print_report", "report"]
+__all__ = ["print_report", "report", "say_of_kernels"]
 
 
 def report(
@@ -53,6 +53,7 @@ def report(
         print_report(result)
         written = [f"{run / 'report' / 'report.json'} and layers.csv", *([] if csv is None else [str(csv)])]
         console.result(f"written: {', '.join(written)}")
+        say_of_kernels(result.latency, kernels=kernels)
 
 
 def print_report(result: Report) -> None:
@@ -144,6 +145,15 @@ def print_latency(comparisons: tuple[object, ...], machine: str) -> None:
         )
     columns = ["runtime", "batch", "threads", "dense ms", "compressed ms", "time ratio", ""]
     console.say(console.table(f"Latency, median (5 % to 95 %), {machine}", columns, rows))
+
+
+def say_of_kernels(latency: tuple[Comparison, ...], *, kernels: bool) -> None:
+    """Say what may help where something is not faster, if it can be tried here."""
+    from hetcompress.cli import console
+    from hetcompress.kernels import available
+
+    if any(item.verdict != "faster" for item in latency) and not kernels and available()[0]:
+        console.say("to try: --kernels lets the layers run in a kernel that is made for such shapes")
 
 
 def _spread(latency: Latency) -> str:

@@ -56,7 +56,7 @@ class PlanTarget(abc.ABC):
         """
 
 
-PLAN_TARGETS: Registry[type[PlanTarget]] = Registry("plan target")
+PLAN_TARGETS: Registry[type[PlanTarget]] = Registry("--target")
 
 
 @PLAN_TARGETS.register("ort-cpu")

@@ -20,6 +20,7 @@ from hetcompress.lowering import ORDER, Chooser, Lowered, LoweredLayer, Preferri
 from hetcompress.planning.measured import Measured
 from hetcompress.planning.runtimes import PLAN_TARGETS
 from hetcompress.planning.timings import Timings
+from hetcompress.registry import suggestion
 
 __all__ = ["FAST", "FEWEST_MACS", "PLANS", "Plan", "PlanSettings", "against", "plan"]
 
@@ -54,7 +55,10 @@ class PlanSettings:
 
     def __post_init__(self) -> None:
         if self.plan not in PLANS:
-            raise UsageError("--plan", expected=f"one of {', '.join(PLANS)}", found=f"'{self.plan}'")
+            raise UsageError(
+                "--plan", expected=f"one of {', '.join(PLANS)}", found=f"'{self.plan}'",
+                fix=suggestion(self.plan, list(PLANS)),
+            )  # fmt: skip
         PLAN_TARGETS[self.target]()  # refuses a device that is not there
         ready, reason = available()
         if self.kernels and not ready:

@@ -61,6 +61,16 @@ def test_report_as_a_table_with_latency(hc, digits):
         assert word in out
 
 
+def test_what_may_help_where_nothing_is_faster(hc, digits, library):
+    hc("convert", "model.pt", *digits)
+    hc("prune", "--density", 1.0)
+    for command in (("report",), ("export", "--onnx")):
+        code, out, err = hc(*command, "--seconds", 0.02, "--batch", 1)
+        assert code == 0, err
+        assert ("to try: --kernels" in out) == ("not faster" in err)
+        assert "to try" not in hc(*command, "--seconds", 0)[1]
+
+
 def test_strict_export_fails_but_says_why(hc, digits):
     hc("convert", "model.pt", *digits)
     hc("prune", "--density", 1.0)

@@ -250,7 +250,9 @@ def test_fewest_macs_needs_no_clock(monkeypatch):
 def test_unknown_plans_and_runtimes_are_refused():
     with pytest.raises(UsageError, match=f"--plan.*{', '.join(PLANS)}"):
         PlanSettings(plan="guess")
-    with pytest.raises(UsageError, match="ort-cpu"):
+    with pytest.raises(UsageError, match=r"'fsat'\. Fix: did you mean 'fast'"):
+        PlanSettings(plan="fsat")
+    with pytest.raises(UsageError, match=r"^--target 'tpu': expected one of ort-cpu"):
         PlanSettings(target="tpu").chooser()
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="a CUDA device"):
