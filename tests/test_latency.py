@@ -17,10 +17,10 @@ from hetcompress.latency import (
     Latency,
     compare,
     compare_latency,
-    machine,
     measure,
     torch_threads,
 )
+from hetcompress.machine import machine
 
 
 def sleeper(milliseconds: float) -> Callable[[], object]:
@@ -215,4 +215,4 @@ def test_the_machine_is_described() -> None:
     cpu_info = Path("/proc/cpuinfo")
     if cpu_info.exists():
         assert all(flag in cpu_info.read_text() for flag in found.flags)
-        assert found.cpu in cpu_info.read_text()
+        assert found.cpu.partition(" (family")[0] in cpu_info.read_text()

@@ -10,10 +10,10 @@
 | hetconv | the fixed pattern of HetConv with --parts P, at the ratio that P gives |
 | tp-magnitude, tp-group-norm, tp-bn-scale | Torch-Pruning, as fast as the row of `ours` in --match |
 
-A row is a line of JSON in --out.  A row that stands there is not made again; one that was interrupted goes on from its
-folder under --work.  With `--seconds 0` nothing is timed, for a machine that is busy training; the same command with
-other seconds fills the times in later.  Everything is trained by the package's own trainer, with its distillation from
-the source.
+A row is a line of JSON in --out.  A row that stands there is not made again unless its recipe has changed since; one
+that was interrupted goes on from its folder under --work.  With `--seconds 0` nothing is timed, for a machine that is
+busy training; the same command with other seconds fills the times in later.  Everything is trained by the package's own
+trainer, with its distillation from the source.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from table import is_current
 from torch import nn
 
 from hetcompress import pipeline
@@ -63,6 +64,11 @@ def key_of(options: argparse.Namespace) -> dict[str, Any]:
 def rows_of(path: Path) -> list[dict[str, Any]]:
     """Return the rows that are there already."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def fresh_rows_of(path: Path) -> list[dict[str, Any]]:
+    """Return the rows whose recipes are the same files still."""
+    return [row for row in rows_of(path) if is_current(row)]
 
 
 def hetcompress(*arguments: object) -> None:
@@ -159,7 +165,7 @@ def made(options: argparse.Namespace, key: dict[str, Any], run: Path) -> dict[st
     if options.method in PEERS:
         from peers import peer_row
 
-        row = peer_row(options, key, rows_of(options.out), run)
+        row = peer_row(options, key, fresh_rows_of(options.out), run)
     else:
         row = own_row(options, run)
     recipe = load_recipe(options.recipe)
@@ -186,8 +192,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("accuracy-runs"), help="folder of runs under way")
     options = parser.parse_args()
     key = key_of(options)
-    run = options.work / "-".join(Path(str(value)).name for value in key.values() if value is not None)
-    row = next((row for row in rows_of(options.out) if row["key"] == key), None) or made(options, key, run)
+    parts = [*(value for value in key.values() if value is not None), load_recipe(options.recipe).sha256[:8]]
+    run = options.work / "-".join(Path(str(part)).name for part in parts)
+    row = next((row for row in fresh_rows_of(options.out) if row["key"] == key), None) or made(options, key, run)
     row = timed(options, row, run)
     rows = [other for other in rows_of(options.out) if other["key"] != key]  # others may have come meanwhile
     write_text(options.out, "".join(json.dumps(one) + "\n" for one in [*rows, row]))

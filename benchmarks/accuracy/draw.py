@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -45,7 +46,9 @@ def points(rows: Sequence[Mapping[str, Any]], axis: str) -> dict[tuple[str, ...]
         if ratio is not None:
             key = row["key"]
             rest = {name: value for name, value in key.items() if name not in ("method", "seed")}
-            found[key["method"], json.dumps(rest, sort_keys=True)].append((ratio, row["last_epoch"]))
+            found[key["method"], json.dumps([rest, row["recipe_sha256"]], sort_keys=True)].append(
+                (ratio, row["last_epoch"])
+            )
     return dict(found)
 
 
@@ -61,9 +64,9 @@ def ratio_of(row: Mapping[str, Any], axis: str) -> float | None:
 
 
 def mean_and_spread(seeds: Sequence[Point]) -> tuple[float, float, float]:
-    """Return the mean ratio, the mean accuracy and the standard deviation of the accuracies, 0 of a single one."""
+    """Return the mean ratio, the mean accuracy and the standard deviation of the accuracies, NaN of a single one."""
     ratios, accuracies = zip(*seeds, strict=True)
-    spread = statistics.stdev(accuracies) if len(seeds) > 1 else 0.0
+    spread = statistics.stdev(accuracies) if len(seeds) > 1 else math.nan
     return statistics.mean(ratios), statistics.mean(accuracies), spread
 
 

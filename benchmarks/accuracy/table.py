@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hetcompress.recipes import load_recipe, recipe_names
+
 HERE = Path(__file__).parent
 MARKS = ("<!-- rows of benchmarks/accuracy -->", "<!-- end of rows -->")
 NAMES = {
@@ -38,7 +40,8 @@ def table(rows: Sequence[Row]) -> str:
     """Return the table, recipe by recipe, the methods in the order of `NAMES`."""
     settings: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        settings[json.dumps({name: value for name, value in row["key"].items() if name != "seed"})].append(row)
+        rest = {name: value for name, value in row["key"].items() if name != "seed"}
+        settings[json.dumps([rest, row["recipe_sha256"]])].append(row)
     order = list(NAMES)
     groups = sorted(
         settings.values(), key=lambda seeds: (seeds[0]["key"]["recipe"], order.index(seeds[0]["key"]["method"]))
@@ -52,12 +55,20 @@ def line(seeds: Sequence[Row]) -> str:
     name = (
         NAMES[key["method"]] + (f", P = {key['parts']}" if "parts" in key else "") + MATCHED.get(key.get("match"), "")
     )
+    if not is_current(seeds[0]):
+        name += " (an earlier recipe)"
     # the bound without any structure is not executed: its MACs are those inside the mask
     ratio = statistics.mean(row.get("mac_ratio_executed", row["mac_ratio_effective"]) for row in seeds)
     times = [time_ratio(seeds, place) for place in (0, 1)]
     epochs = seeds[0]["settings"]["train"]["epochs"]
     cells = (f"`{key['recipe']}`", name, f"{epochs:g}", len(seeds), f"{ratio:.2f}", *times, accuracy(seeds))
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def is_current(row: Row) -> bool:
+    """Return whether a row's recipe is the same file still."""
+    name = row["key"]["recipe"]
+    return name in recipe_names() and load_recipe(name).sha256 == row["recipe_sha256"]
 
 
 def time_ratio(seeds: Sequence[Row], place: int) -> str:

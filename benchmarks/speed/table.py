@@ -56,7 +56,7 @@ def _dense_line(net: str, rows: Sequence[Row]) -> str:
         cells.append(f"{sorted(times)[len(times) // 2]:.3g} ms" if times else "")
     for place in COLUMNS[:2]:
         ratios = [row["dense_int8_ratio"] for row in rows if (row["threads"], row["batch"]) == place]
-        cells.append(f"{sorted(ratios)[len(ratios) // 2]:.2f}" if ratios else "")
+        cells.append(f"{sorted(ratios)[len(ratios) // 2]:.1f}" if ratios else "")
     return f"| {net} | dense | 1 | {' | '.join(cells)} |"
 
 
