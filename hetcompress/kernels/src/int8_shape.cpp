@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "check.h"
+
 namespace hetc {
 namespace {
 
@@ -11,10 +13,6 @@ namespace {
 constexpr int64_t kStripBytes = 384 << 10;
 // Small images share a strip while it fits the first-level cache.
 constexpr int64_t kImagesBytes = 32 << 10;
-
-void require(bool holds, const char* what) {
-  if (!holds) throw Invalid(what);
-}
 
 bool is_scale(float value) { return value > 0 && std::isfinite(value); }
 
