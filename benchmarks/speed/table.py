@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def _dense_line(net: str, rows: Sequence[Row]) -> str:
     cells = []
     for place in COLUMNS:
         times = [row["milliseconds"]["dense"] for row in rows if (row["threads"], row["batch"]) == place]
-        cells.append(f"{sorted(times)[len(times) // 2]:.3g} ms" if times else "")
+        middle = sorted(times)[len(times) // 2] if times else 0
+        cells.append(f"{middle:.{max(0, 2 - math.floor(math.log10(middle)))}f} ms" if times else "")
     for place in COLUMNS[:2]:
         ratios = [row["dense_int8_ratio"] for row in rows if (row["threads"], row["batch"]) == place]
         cells.append(f"{sorted(ratios)[len(ratios) // 2]:.1f}" if ratios else "")

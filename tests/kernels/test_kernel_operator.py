@@ -9,7 +9,7 @@ from kernels.cases import cases, masked
 from torch import nn
 
 from hetcompress.errors import UsageError
-from hetcompress.kernels import VectorBlockConv2d, blocked, pack, planar, unpack, vector_block_conv2d
+from hetcompress.kernels import Geometry, VectorBlockConv2d, blocked, pack, planar, unpack, vector_block_conv2d
 from hetcompress.kernels.plans import _PLANS, MOST
 from hetcompress.kernels.torch_operator import _dense, arguments
 from hetcompress.nn import HetConv2d
@@ -202,3 +202,12 @@ def test_threads_share_plans():
     with ThreadPoolExecutor(4) as pool:
         for image, found in zip(images, pool.map(run, images), strict=True):
             torch.testing.assert_close(found, conv(image).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_no_images_of_any_size_end_in_an_error():
+    """A batch of none has no buffer, so nothing but a check bounds its sizes."""
+    side = 2**30
+    geometry = Geometry(side, 4, kernel_size=(2, 2), stride=(2, 2), padding=(0, 0, 0, 0))
+    lists = (torch.zeros(1, 4), torch.zeros(1, dtype=torch.int32), torch.tensor([0, 1], dtype=torch.int32))
+    with pytest.raises(UsageError, match="too large"):
+        vector_block_conv2d(torch.empty(0, side, 2, side), *lists, geometry)

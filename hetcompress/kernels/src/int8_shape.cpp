@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "check.h"
+
 namespace hetc {
 namespace {
 
@@ -11,10 +13,6 @@ namespace {
 constexpr int64_t kStripBytes = 384 << 10;
 // Small images share a strip while it fits the first-level cache.
 constexpr int64_t kImagesBytes = 32 << 10;
-
-void require(bool holds, const char* what) {
-  if (!holds) throw Invalid(what);
-}
 
 bool is_scale(float value) { return value > 0 && std::isfinite(value); }
 
@@ -115,7 +113,7 @@ Int8Strips::Int8Strips(const hetc_int8_conv2d& call, const Int8Path& path)
   const bool padded = conv.padding[0] || conv.padding[1] || conv.padding[2] || conv.padding[3];
   const int64_t shared_columns = shared(1, column_axis);
   columns = conv.out_width + column_axis.reach - shared_columns;
-  const int64_t row_bytes = columns * conv.in_channels * slots;
+  const int64_t row_bytes = elements({columns, conv.in_channels, slots});
   const int64_t budget_rows = std::max<int64_t>(kStripBytes / row_bytes - row_axis.reach, 4);
   per_image = ceil_div(conv.out_height, std::min(conv.out_height, budget_rows));
   out_rows = ceil_div(conv.out_height, per_image);
@@ -127,13 +125,13 @@ Int8Strips::Int8Strips(const hetc_int8_conv2d& call, const Int8Path& path)
     direct = (last_rows - 1) * columns + conv.out_width >= path.lanes;
   }
   const int64_t shared_rows = per_image > 1 ? 0 : shared(0, row_axis);
-  image = (out_rows + row_axis.reach - shared_rows) * columns;
-  const int64_t image_bytes = image * conv.in_channels * slots;
+  image = elements({out_rows + row_axis.reach - shared_rows, columns});
+  const int64_t image_bytes = elements({image, conv.in_channels, slots});
   require(image_bytes <= INT32_MAX / 4, "a row of the image is too large");
   // no more images in a strip than leave every thread one
   const int64_t fit = std::max<int64_t>(kImagesBytes / image_bytes, 1);
   images = per_image > 1 || direct ? 1 : std::max<int64_t>(1, std::min(fit, ceil_div(conv.batch, conv.threads)));
-  images = ceil_div(conv.batch, std::max<int64_t>(1, ceil_div(conv.batch, images)));
+  images = std::max<int64_t>(1, ceil_div(conv.batch, std::max<int64_t>(1, ceil_div(conv.batch, images))));
   count = conv.batch == 0 ? 0 : ceil_div(conv.batch, images) * per_image;
   plane = direct ? conv.in_height * conv.in_width : image * images + shared_rows * columns + shared_columns;
   channel = plane * slots;

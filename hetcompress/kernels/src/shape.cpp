@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "check.h"
+
 namespace hetc {
 namespace {
 
@@ -40,8 +42,9 @@ Strips::Strips(const hetc_conv2d& call, int64_t pixels_at_place)
   // columns of the image that no tap reads are copied all the same, to one more column
   const bool unread = static_cast<int64_t>(column_axis.phases.size()) < call.stride[1];
   columns = call.out_width + column_axis.reach + unread;
-  const int64_t row_bytes = columns * channel_blocks * phases * lanes * 4;
-  const int64_t image_bytes = row_bytes * (call.out_height + row_axis.reach);
+  // a batch of none is bounded by no buffer
+  const int64_t row_bytes = elements({columns, channel_blocks, phases, lanes, 4});
+  const int64_t image_bytes = elements({row_bytes, call.out_height + row_axis.reach});
   const bool padded = call.padding[0] || call.padding[1] || call.padding[2] || call.padding[3];
   const bool same_places = !padded && call.stride[0] == 1 && call.stride[1] == 1 && pixels == 1;
   direct = call.blocked_in && same_places && image_bytes <= INT32_MAX;
@@ -52,14 +55,14 @@ Strips::Strips(const hetc_conv2d& call, int64_t pixels_at_place)
   if (per_image > 1) out_rows = std::min(ceil_div(out_rows, kTileRows) * kTileRows, call.out_height);
   per_image = ceil_div(call.out_height, out_rows);
   rows = direct ? call.in_height : out_rows + row_axis.reach;
-  plane = rows * columns * lanes;
-  channel_block = plane * phases;
-  image = channel_block * channel_blocks;
+  plane = elements({rows, columns, lanes});
+  channel_block = elements({plane, phases});
+  image = elements({channel_block, channel_blocks});
   if (image > INT32_MAX / 4) throw Invalid("a row of the image is too large");
   // no more images in a strip than leave every thread one
   const int64_t fit = std::max<int64_t>(kStripBytes / (image * 4), 1);
   images = per_image > 1 ? 1 : std::max<int64_t>(1, std::min(fit, ceil_div(call.batch, call.threads)));
-  images = ceil_div(call.batch, std::max<int64_t>(1, ceil_div(call.batch, images)));
+  images = std::max<int64_t>(1, ceil_div(call.batch, std::max<int64_t>(1, ceil_div(call.batch, images))));
   count = call.batch == 0 ? 0 : ceil_div(call.batch, images) * per_image;
 }
 
