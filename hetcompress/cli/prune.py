@@ -52,7 +52,9 @@ def prune(
     """
     from hetcompress import pipeline
     from hetcompress.cli import console
+    from hetcompress.run_files import MADE
 
+    made = [f"{name}/" for name in MADE if (run / name).is_dir()]
     result = pipeline.prune(
         run, density=density, mac_ratio=mac_ratio, latency_ratio=latency_ratio,
         plan=plan_settings("fast", target, batch, threads, kernels=kernels), arch=arch, random=random,
@@ -67,4 +69,6 @@ def prune(
     # weights that cost as many MACs as the others would give 1 / density
     if density is not None and not evenly and result.mac_ratio < density**-0.5:
         console.say("most of what was pruned costs few MACs; --mac-ratio aims at these")
+    if made:
+        console.say(f"removed, since they were made of the earlier shapes: {', '.join(made)}")
     console.say("not trained: run `hetcompress finetune --stage fine --data NAME` to recover accuracy")

@@ -96,6 +96,10 @@ def finetune(
     if resume == "auto" and (finished := folder.finished("finetune", fingerprint)) is not None:
         reporter.note("these settings were trained to the end before; --resume never trains anew")
         return Pruned.from_record(folder.path, finished)
+    if folder.stage("finetune") is not None:
+        reporter.note(
+            f"what was trained in {folder.path} before is replaced when this ends, with its reports and exports"
+        )
     result = finetune_model(
         model,
         teacher,

@@ -31,7 +31,9 @@ def test_what_is_trained_to_the_end_is_not_trained_again(hc, digits, tmp_path):
     assert "trained to the end before; --resume never trains anew" in err
     assert first[1] in out
     assert (tmp_path / "hetrun" / "pruned.safetensors").stat().st_mtime_ns == before
-    assert hc(*SMOKE, "-q", "--lr", 0.02)[0] == 0, "other settings are trained"
+    code, _, err = hc(*SMOKE, "--lr", 0.02)
+    assert code == 0, "other settings are trained"
+    assert "what was trained in hetrun before is replaced when this ends, with its reports and exports" in err
     assert (tmp_path / "hetrun" / "pruned.safetensors").stat().st_mtime_ns > before
 
 
@@ -51,7 +53,9 @@ def test_a_file_of_the_user_in_a_run_folder_stays(hc, digits, tmp_path):
         "expected a run and nothing else to replace, found checkpoints/best.ckpt, export/model-mine.onnx, mine.txt"
         in err
     )
-    assert hc("prune", "--density", 0.4)[0] == 0
+    code, out, _ = hc("prune", "--density", 0.4)
+    assert code == 0
+    assert "removed, since they were made of the earlier shapes: export/" in out
     assert [note.read_text() for note in notes] == ["mine"] * 3
     assert [path.name for path in (run / "export").iterdir()] == ["model-mine.onnx"], "others were of another model"
     for note in notes:
