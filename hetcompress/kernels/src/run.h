@@ -12,7 +12,6 @@ struct Plan {
   Plan(const hetc_conv2d& call, const Path& path)
       : strips(call, path.pixels(static_cast<int>(call.vector))), offsets(strips.offsets(call)) {}
 
-
   Strips strips;
   std::vector<int32_t> offsets;
 };
