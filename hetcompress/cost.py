@@ -4,7 +4,7 @@ One multiply-accumulate counts 1 (what papers call a FLOP).  The numbers are of 
 layers; batch norms, biases, activations and pooling are left out.
 
     dense      as if nothing were masked
-    effective  counting only the weights inside the mask, of filters that something reads
+    effective  counting only the weights inside the mask, of filters that are made (`Wiring.alive`)
     executed   counted by fvcore on the operators that really run
 """
 
@@ -38,7 +38,7 @@ class LayerCost:
 
     Attributes:
         dense: MACs without a mask.
-        effective: MACs inside the mask, of filters that something reads.
+        effective: MACs inside the mask, of filters that are made.
         weights: Weights, without biases.
         kept: Weights inside the mask.
     """
@@ -119,7 +119,7 @@ def layer_macs(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> dic
 
 
 def _read_filters(model: nn.Module, example_input: Tensor) -> dict[str, Tensor]:
-    """Return for each convolution which of its filters something reads, 0 or 1, where that is known."""
+    """Return for each convolution which of its filters are made, 0 or 1, where that is known."""
     wiring = Wiring.of(model, example_input)
     layers = named_modules_of(model, LearnableHetConv2d) | named_modules_of(model, HetConv2d)
     masks = {

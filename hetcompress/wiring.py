@@ -2,7 +2,7 @@
 
 A filter is worth computing only if something reads its channel.  So the kernels that a layer drops for all filters are
 paid for twice, by the layer and by those that make the channel; and a channel of a residual stream is free only when
-all layers that read it have dropped it.
+all layers that read it have dropped it.  Of a vector that our kernel computes at once, all filters are made or none.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Wiring:
         return cls(reads, makes, needed)
 
     def alive(self, layers: Layers, masks: Mapping[str, Shaped[Tensor, "o i kh kw"]]) -> Bool[Tensor, " channels"]:
-        """Return which channels something reads.
+        """Return which channels are made: those that something reads, and the others of their vectors.
 
         Args:
             layers: Those with kernel shapes.
@@ -68,6 +68,11 @@ class Wiring:
                 read = (masks[name] > 0).flatten(2).any(2).any(0).cpu()
                 numbers = numbers[read[layers[name].channel_groups.in_index()]]
             alive[numbers] = True
+        before = -1
+        while before != (before := int(alive.sum())):
+            for name, numbers in self.makes.items():
+                if name in layers:
+                    alive[numbers] |= layers[name].channel_groups.whole(alive[numbers])
         return alive
 
     def shared(

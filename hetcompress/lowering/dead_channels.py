@@ -14,9 +14,9 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from hetcompress.flow import Flow, spread_
-from hetcompress.lowering.pieces import BLOCK, aligned
+from hetcompress.lowering.pieces import aligned
 from hetcompress.lowering.rewiring import kernels_of, rewire_
-from hetcompress.nn import HetConv2d
+from hetcompress.nn import BLOCK, HetConv2d
 
 __all__ = ["remove_dead_channels_"]
 
@@ -74,11 +74,11 @@ def _evened(conv: nn.Module, kept: Bool[Tensor, " filters"]) -> Bool[Tensor, " f
     if not isinstance(conv, HetConv2d) or conv.channel_groups.out_groups == 1:
         kept[aligned(kept.nonzero().flatten().tolist(), len(kept))] = True
         return kept
-    groups = [conv.channel_groups.out_index() == group for group in range(conv.channel_groups.out_groups)]
-    most = max(int(kept[group].sum()) for group in groups)
-    size = -(-most // BLOCK) * BLOCK
-    for group in groups:
-        if kept[group].any():
-            spare = (group & ~kept).nonzero().flatten()
-            kept[spare[: size - int(kept[group].sum())]] = True
+    kept = conv.channel_groups.whole(kept)
+    row = conv.channel_groups.out_index()
+    count = row[kept].bincount(minlength=conv.channel_groups.out_groups)
+    size = -(-int(count.max()) // BLOCK) * BLOCK
+    for number in count.nonzero().flatten().tolist():
+        spare = ((row == number) & ~kept).nonzero().flatten()
+        kept[spare[: size - int(count[number])]] = True
     return kept

@@ -13,11 +13,11 @@ from torch import nn
 
 from hetcompress.lowering.base import LOWERINGS, Lowering, Verdict
 from hetcompress.lowering.crop import cropped
-from hetcompress.lowering.pieces import BLOCK, Box, Geometry, Piece, conv_weights, pieces_of, split_padding, surrounded
+from hetcompress.lowering.pieces import Box, Geometry, Piece, conv_weights, pieces_of, split_padding, surrounded
 from hetcompress.lowering.pointwise_plus import pointwise_plus
 from hetcompress.lowering.shape_sum import shape_sum
 from hetcompress.lowering.tap_gemm import tap_gemm
-from hetcompress.nn import HetConv2d
+from hetcompress.nn import BLOCK, HetConv2d
 from hetcompress.nn.lowered import Branch, Concat, Pad, Sum
 
 __all__ = ["FilterSplit"]

@@ -15,12 +15,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hetcompress.kernels import VectorBlockConv2d
-from hetcompress.nn import HetConv2d
+from hetcompress.nn import BLOCK, HetConv2d
 from hetcompress.nn.lowered import Branch, Chain, Pad
 
 __all__ = [
     "ALIGNMENT",
-    "BLOCK",
     "Box",
     "Geometry",
     "Piece",
@@ -36,8 +35,6 @@ __all__ = [
 Box = tuple[int, int, int, int]
 """First row, first column, height, width."""
 
-BLOCK = 16
-"""Channels that runtimes compute at once with AVX-512; also the longest vector of our own kernel."""
 ALIGNMENT = 4
 """onnxruntime's blocked convolutions take numbers of channels that this divides (and any below a block); others run
 slower than the next larger one (1.28x for 61 of 64 channels)."""

@@ -11,12 +11,15 @@ import functools
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hetcompress.errors import UsageError
 
-__all__ = ["ChannelGroups", "GroupSize"]
+__all__ = ["BLOCK", "ChannelGroups", "GroupSize"]
+
+BLOCK = 16
+"""Channels that runtimes compute at once with AVX-512; also the longest vector of our own kernel."""
 
 GroupSize = int | Literal["all"]
 
@@ -93,6 +96,13 @@ class ChannelGroups:
         rows = weight.new_zeros((self.out_groups, *weight.shape[1:])).index_add_(0, self.out_index().to(device), weight)
         empty = weight.new_zeros((self.out_groups, self.in_groups, *weight.shape[2:]))
         return empty.index_add_(1, self.in_index().to(device), rows)
+
+    def whole(self, filters: Bool[Tensor, " c_out"]) -> Bool[Tensor, " c_out"]:
+        """Return these filters and, where rows of blocks are vectors of a kernel, the others of their rows."""
+        row = self.out_index()
+        if self.out_groups == 1 or int(row.bincount().max()) > BLOCK:
+            return filters
+        return torch.zeros(self.out_groups, dtype=torch.long).index_add_(0, row, filters.long())[row] > 0
 
     def sizes(self) -> Float[Tensor, "out_groups in_groups"]:
         """Return the number of kernels in each block."""
