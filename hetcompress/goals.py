@@ -20,8 +20,7 @@ from hetcompress.wiring import Wiring
 
 __all__ = ["DEFAULT_MAC_RATIO", "OPTIONS", "ShapeSettings", "budget_of", "learner_of"]
 
-DEFAULT_MAC_RATIO = 2.05
-"""Of the shapes; what forms in stock operators add, about 2 %, leaves half of the MACs that are executed."""
+DEFAULT_MAC_RATIO = 2.0
 """The target when none is given."""
 
 OPTIONS = {"density": "--density", "MAC ratio": "--mac-ratio", "time ratio": "--latency-ratio"}

@@ -7,6 +7,7 @@
 #include <limits>
 #include <memory>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "../../hetcompress/kernels/src/vector_block.h"
@@ -125,6 +126,30 @@ bool right(const Case& made) {
   return true;
 }
 
+// Planned once and run by several callers at once, the numbers are those of a single call, bit for bit.
+bool the_same_planned(const Case& made, char* message, size_t size) {
+  int code = HETC_OK;
+  hetc_plan* const plan = hetc_conv2d_plan(&made.call, &code, message, size);
+  if (!plan) return false;
+  std::vector<std::vector<float>> outputs(3, std::vector<float>(made.output.size()));
+  std::vector<int> codes(outputs.size());
+  std::vector<std::thread> callers;
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    callers.emplace_back([&, i] {
+      const hetc_conv2d& c = made.call;
+      codes[i] = hetc_plan_run(plan, c.input, c.values, c.bias, c.residual, outputs[i].data());
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  hetc_plan_free(plan);
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const bool same = outputs[i].empty() ||
+                      std::memcmp(outputs[i].data(), made.output.data(), outputs[i].size() * sizeof(float)) == 0;
+    if (codes[i] != HETC_OK || !same) return false;
+  }
+  return true;
+}
+
 // A call with one number spoiled has to be refused or, where the number was fine after all, computed.
 void spoil(std::mt19937& random, const Case& good) {
   Case made = good;
@@ -162,6 +187,10 @@ int main(int count, char** arguments) {
       made.call.path = path;
       if (hetc_conv2d_run(&made.call, message, sizeof message) != HETC_OK || !right(made)) {
         std::printf("call %ld on %s: %s\n", i, path, message[0] ? message : "wrong numbers");
+        return 1;
+      }
+      if (!the_same_planned(made, message, sizeof message)) {
+        std::printf("call %ld on %s, planned: %s\n", i, path, message[0] ? message : "other numbers");
         return 1;
       }
       if (!in_place) continue;

@@ -13,7 +13,7 @@ from hetcompress.cli.options import (
     Data,
     DataRoot,
     Json,
-    Kernels,
+    KernelsOrNot,
     Plan,
     Run,
     Target,
@@ -41,7 +41,7 @@ def export(
     run: Run = Path("hetrun"),
     plan: Plan = None,
     target: Target = "ort-cpu",
-    kernels: Kernels = False,
+    kernels: KernelsOrNot = None,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--out", "-o", metavar="DIR", help="Folder of the files [export/ in the run folder]."),
@@ -77,7 +77,8 @@ def export(
         return
     print_export(result)
     if onnx:
-        say_of_kernels(result.latency, kernels=kernels)
+        say_of_kernels(result.latency, result.plan, kernels=kernels)
+    say_of_library(result, kernels=kernels)
 
 
 def warn_of(result: ExportReport) -> None:
@@ -113,6 +114,25 @@ def print_export(result: ExportReport) -> None:
     for file in result.files:
         details = ", ".join(f"{name} {value}" for name, value in file.details.items() if value)
         console.result(f"verified: {file.path} ({details})")
+
+
+NEEDS = {
+    "onnx": "options.register_custom_ops_library(str(hetcompress.kernels.library_path())) before onnxruntime opens it",
+    "pt2": "import hetcompress.kernels before torch.export.load",
+}
+"""What a file with layers in our kernel needs, by target."""
+
+
+def say_of_library(result: ExportReport, *, kernels: bool | None) -> None:
+    """Say what files with layers in our kernel need."""
+    from hetcompress.cli import console
+
+    if not result.plan["forms"].get("vector-block"):
+        return
+    left_out = "" if kernels else " (--no-kernels writes stock operators only, which are slower for these shapes)"
+    for file in result.files:
+        if file.target in NEEDS:
+            console.say(f"{file.path.name} has layers in our kernel: {NEEDS[file.target]}{left_out}")
 
 
 def _print_int8(report: Int8Report, machine: str) -> None:

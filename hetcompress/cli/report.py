@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from hetcompress.cli.options import Arch, Batch, Json, Kernels, Plan, Run, Target, Threads, plan_settings
+from hetcompress.cli.options import Arch, Batch, Json, KernelsOrNot, Plan, Run, Target, Threads, plan_settings
 
 if TYPE_CHECKING:
     from hetcompress.latency import Comparison, Latency
@@ -20,7 +20,7 @@ def report(
     run: Run = Path("hetrun"),
     plan: Plan = None,
     target: Target = "ort-cpu",
-    kernels: Kernels = False,
+    kernels: KernelsOrNot = None,
     batch: Batch = None,
     threads: Threads = 1,
     seconds: Annotated[float, typer.Option(help="Time to spend on each latency comparison; 0 skips it.")] = 2.0,
@@ -53,7 +53,7 @@ def report(
         print_report(result)
         written = [f"{run / 'report' / 'report.json'} and layers.csv", *([] if csv is None else [str(csv)])]
         console.result(f"written: {', '.join(written)}")
-        say_of_kernels(result.latency, kernels=kernels)
+        say_of_kernels(result.latency, result.plan, kernels=kernels)
 
 
 def print_report(result: Report) -> None:
@@ -147,12 +147,13 @@ def print_latency(comparisons: tuple[object, ...], machine: str) -> None:
     console.say(console.table(f"Latency, median (5 % to 95 %), {machine}", columns, rows))
 
 
-def say_of_kernels(latency: tuple[Comparison, ...], *, kernels: bool) -> None:
-    """Say what may help where something is not faster, if it can be tried here."""
+def say_of_kernels(latency: tuple[Comparison, ...], plan: dict[str, Any], *, kernels: bool | None) -> None:
+    """Say what may help where something is not faster, if it was not tried and can be tried here."""
     from hetcompress.cli import console
     from hetcompress.kernels import available
 
-    if any(item.verdict != "faster" for item in latency) and not kernels and available()[0]:
+    untried = kernels is False or plan["plan"] == "macs"
+    if any(item.verdict != "faster" for item in latency) and untried and not plan["kernels"] and available()[0]:
         console.say("to try: --kernels lets the layers run in a kernel that is made for such shapes")
 
 

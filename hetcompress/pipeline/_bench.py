@@ -20,7 +20,7 @@ from hetcompress.lowering import fold_batch_norms
 from hetcompress.machine import Machine, machine
 from hetcompress.models import load_model
 from hetcompress.pipeline._report import lowered_pair
-from hetcompress.planning import FEWEST_MACS, PlanSettings
+from hetcompress.planning import DEFAULT, PlanSettings
 
 __all__ = ["Bench", "BenchItem", "bench"]
 
@@ -210,14 +210,14 @@ class _Opener:
         return model_candidate(name, model, size, self.runtime or "onnxruntime")
 
     def _lowered(self, folder: RunFolder) -> nn.Module:
-        """Return the model of a run, lowered by the plan of its export; before any, with the fewest MACs."""
+        """Return the model of a run, lowered by the plan of its export, or as it would be exported."""
         exported = (folder.stage("export") or {}).get("plan")
-        settings = FEWEST_MACS if exported is None else PlanSettings.from_json(exported)
+        settings = DEFAULT if exported is None else PlanSettings.from_json(exported)
         planned = lowered_pair(folder, settings)[2]
         why = "nothing is exported yet" if exported is None else "as exported"
         if exported is not None and planned.summary()["forms"] != exported["forms"]:
             why = "as exported, but other forms are the fastest now; name the exported file to time what it has"
-        self.notes.append(f"lowered: plan {settings} ({why})")
+        self.notes.append(f"lowered: plan {planned.settings} ({why})")
         return planned.lowered.model
 
     def _program(self, path: Path, name: str) -> Candidate:

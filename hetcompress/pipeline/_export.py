@@ -25,7 +25,7 @@ from hetcompress.memory import release
 from hetcompress.pipeline._common import DataSettings, check_classes, check_seconds, not_faster, open_run_data
 from hetcompress.pipeline._int8 import INT8, Int8Report, Int8Settings, complaints_of, quantise, timed
 from hetcompress.pipeline._report import lowered_pair
-from hetcompress.planning import FEWEST_MACS, PlanSettings
+from hetcompress.planning import DEFAULT, Plan, PlanSettings
 from hetcompress.targets import EXPORT_TARGETS, Exported, export_model
 
 __all__ = ["ExportReport", "export"]
@@ -85,7 +85,7 @@ def export(
     data: DataSettings | None = None,
     int8: Int8Settings | None = None,
     arch: str | None = None,
-    plan: PlanSettings = FEWEST_MACS,
+    plan: PlanSettings = DEFAULT,
     batches: Sequence[int] = (1, 16),
     threads: int = 1,
     seconds: float = 2.0,
@@ -133,10 +133,10 @@ def export(
         files = _write(pair.compact, example, plain, samples)
         accuracies = {} if source is None else _accuracies(pair, plain.get("onnx"), source)
         if int8 is not None and source is not None and images is not None:
-            fp32 = _to_quantise(pair, paths["onnx"], Path(temporary), plan)
+            fp32 = _to_quantise(pair, paths["onnx"], Path(temporary), planned)
             quantised = quantise(
                 folder, fp32, paths[INT8], pair.compact, fp32=accuracies["after export"], tests=source, data=images,
-                settings=int8, own_kernels=plan.kernels,
+                settings=int8, own_kernels=bool(planned.settings.kernels),
             )  # fmt: skip
             files.append(quantised.file)
             dense_bytes[INT8], accuracies["in int8"] = dense_bytes["onnx"], quantised.accuracy
@@ -211,9 +211,9 @@ def _write(model: nn.Module, example: Tensor, paths: Mapping[str, Path], samples
     return [export_model(name, model, example, path, samples=samples) for name, path in paths.items()]
 
 
-def _to_quantise(pair: _Pair, exported: Path, folder: Path, plan: PlanSettings) -> Path:
+def _to_quantise(pair: _Pair, exported: Path, folder: Path, planned: Plan) -> Path:
     """Return an fp32 file that onnxruntime can quantise: without our operators."""
-    if not plan.kernels:
+    if not planned.settings.kernels:
         return exported
     from hetcompress.targets.int8_kernels import ordinary
 

@@ -22,7 +22,7 @@ from hetcompress.lowering import fold_batch_norms
 from hetcompress.machine import Machine, machine
 from hetcompress.nn import HetConv2d
 from hetcompress.pipeline._common import check_seconds, not_faster
-from hetcompress.planning import FEWEST_MACS, Plan, PlanSettings
+from hetcompress.planning import DEFAULT, Plan, PlanSettings
 from hetcompress.planning import plan as make_plan
 from hetcompress.surgery import named_modules_of
 from hetcompress.tensor_files import size_of_tensors
@@ -190,7 +190,7 @@ def report(
     run: Path = Path("hetrun"),
     *,
     arch: str | None = None,
-    plan: PlanSettings = FEWEST_MACS,
+    plan: PlanSettings = DEFAULT,
     batches: Sequence[int] = (1, 16),
     threads: int = 1,
     runtimes: Sequence[str] = RUNTIMES,

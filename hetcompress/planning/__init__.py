@@ -1,12 +1,14 @@
 """Planning: which form each layer gets, by time measured on the machine and runtime that will run it."""
 
 from hetcompress.planning.aiming import Aim, TimeRatio, aim, time_ratio
+from hetcompress.planning.automatic import plan
 from hetcompress.planning.granularity import TimedGrain, choose_granularities
 from hetcompress.planning.measured import Measured
 from hetcompress.planning.prices import layer_prices
-from hetcompress.planning.whole import FAST, FEWEST_MACS, PLANS, Plan, PlanSettings, plan
+from hetcompress.planning.whole import DEFAULT, FAST, FEWEST_MACS, PLANS, Plan, PlanSettings
 
 __all__ = [
+    "DEFAULT",
     "FAST",
     "FEWEST_MACS",
     "PLANS",

@@ -22,7 +22,7 @@ from hetcompress.planning.runtimes import PLAN_TARGETS
 from hetcompress.planning.timings import Timings
 from hetcompress.registry import suggestion
 
-__all__ = ["FAST", "FEWEST_MACS", "PLANS", "Plan", "PlanSettings", "against", "plan"]
+__all__ = ["DEFAULT", "FAST", "FEWEST_MACS", "PLANS", "Plan", "PlanSettings", "against", "plan"]
 
 PLANS = {
     "measured": "the form that is fastest on this machine; dense where none is faster",
@@ -44,14 +44,14 @@ class PlanSettings:
         target: The runtime, one of `PLAN_TARGETS`.
         batch: Images at once.
         threads: Threads inside an operator.
-        kernels: Whether the project's own kernel may be used.
+        kernels: Whether the project's own kernel may be used; None leaves that to measurements.
     """
 
     plan: str = "measured"
     target: str = "ort-cpu"
     batch: int = 1
     threads: int = 1
-    kernels: bool = False
+    kernels: bool | None = False
 
     def __post_init__(self) -> None:
         if self.plan not in PLANS:
@@ -75,7 +75,8 @@ class PlanSettings:
 
     def __str__(self) -> str:
         how = f" on {self.target}, batch {self.batch}, threads {self.threads}" if self.plan != "macs" else ""
-        return f"{self.plan}{how}{', our kernel among the forms' if self.kernels else ''}"
+        forms = {True: ", our kernel among the forms", None: ", our kernel where it pays"}
+        return f"{self.plan}{how}{forms.get(self.kernels, '')}"
 
     @property
     def rules(self) -> tuple[str, ...]:
@@ -95,6 +96,7 @@ class PlanSettings:
         return Measured(target, batch=self.batch, threads=self.threads)
 
 
+DEFAULT = PlanSettings(plan="fast", kernels=None)
 FAST = PlanSettings(plan="fast")
 FEWEST_MACS = PlanSettings(plan="macs")
 
