@@ -83,10 +83,12 @@ def test_what_runs_is_what_was_asked(asked, seed):
 
 
 @pytest.mark.skipif(not available()[0], reason="the compiled kernel is missing")
-@pytest.mark.parametrize("granularity", ["vector", "vector8"])
-@pytest.mark.parametrize("ratio", [2.0, 4.0])
-def test_vectors_that_run_are_what_was_asked(granularity, ratio):
-    model = converted(granularity)
+@pytest.mark.parametrize(
+    ("granularity", "ratio", "width"),
+    [("vector", 2.0, 64), ("vector", 4.0, 64), ("vector8", 2.0, 64), ("vector8", 4.0, 64), ("vector8", 2.0, 16)],
+)
+def test_vectors_that_run_are_what_was_asked(granularity, ratio, width):
+    model = converted(granularity, width=width)
     with torch.no_grad():  # some of the channels inside of blocks are worth little, so that filters of a vector die
         for name, layer in named_modules_of(model, LearnableHetConv2d).items():
             layer.weight[:, ::3] *= 0.01 if name.startswith("outer") else 1

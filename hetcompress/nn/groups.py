@@ -100,7 +100,7 @@ class ChannelGroups:
     def whole(self, filters: Bool[Tensor, " c_out"]) -> Bool[Tensor, " c_out"]:
         """Return these filters and, where rows of blocks are vectors of a kernel, the others of their rows."""
         row = self.out_index()
-        if self.out_groups == 1 or int(row.bincount().max()) > BLOCK:
+        if self.group_out == "all" or int(row.bincount().max()) > BLOCK:
             return filters
         return torch.zeros(self.out_groups, dtype=torch.long).index_add_(0, row, filters.long())[row] > 0
 
