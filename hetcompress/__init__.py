@@ -80,6 +80,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "kernels":  # what an exported file may need to be opened
+        return importlib.import_module("hetcompress.kernels")
     if name not in _HOMES:
         raise AttributeError(f"module 'hetcompress' has no attribute '{name}'")
     return getattr(importlib.import_module(f"hetcompress.{_HOMES[name]}"), name)

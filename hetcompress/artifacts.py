@@ -157,7 +157,7 @@ class RunFolder:
         except OSError as error:
             fix = "make it readable, or name another folder with --run"
             if isinstance(error, FileNotFoundError | NotADirectoryError):
-                fix = _again(path) if is_ours(path) else "delete it, or name another folder with --run"
+                fix = _again(path) if is_ours(path) else "name another folder with --run: convert did not make this one"
             raise InputError(
                 f"run folder {path}", expected=f"a readable {MANIFEST}", found=error.strerror or str(error), fix=fix
             ) from None

@@ -101,7 +101,7 @@ def layer_macs(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> dic
         model(example_input)
         for handle in handles:
             handle.remove()
-        read = _read_filters(model, example_input) if any(isinstance(m, masked) for m in layers.values()) else {}
+        made = _made_filters(model, example_input) if any(isinstance(m, masked) for m in layers.values()) else {}
     finally:
         for handle in handles:
             handle.remove()
@@ -113,12 +113,12 @@ def layer_macs(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> dic
             weights = layer.weight.numel()
             mask = layer.mask() if isinstance(layer, masked) else torch.ones_like(layer.weight)
             filters = mask.flatten(1).sum(1).cpu()
-            alive = int((filters * read.get(name, 1)).sum())
+            alive = int((filters * made.get(name, 1)).sum())
             costs[name] = LayerCost(weights * positions[name], alive * positions[name], weights, int(filters.sum()))
     return costs
 
 
-def _read_filters(model: nn.Module, example_input: Tensor) -> dict[str, Tensor]:
+def _made_filters(model: nn.Module, example_input: Tensor) -> dict[str, Tensor]:
     """Return for each convolution which of its filters are made, 0 or 1, where that is known."""
     wiring = Wiring.of(model, example_input)
     layers = named_modules_of(model, LearnableHetConv2d) | named_modules_of(model, HetConv2d)

@@ -73,8 +73,14 @@ def readable(path: Path | str) -> Iterator[None]:
     except HetCompressError:
         raise
     except Exception as error:  # noqa: BLE001  the readers' exceptions have no base class in common
+        missing = "is not a registered function/op" in str(error)
+        fix = (
+            "build our library, python -m hetcompress.kernels, or export with --no-kernels"
+            if missing
+            else "export it again"
+        )
         raise InputError(
-            f"file {path}", expected="a model that can be opened", found=first_line(error), fix="export it again"
+            f"file {path}", expected="a model that can be opened", found=first_line(error), fix=fix
         ) from None
 
 

@@ -55,8 +55,12 @@ def operators():
             "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
         }
         tests = [str(HERE.parents[1] / "tests" / name) for name in OPERATORS]
+        # from the folder of the copy: Python looks where it was started before it looks at PYTHONPATH
+        where = [sys.executable, "-c", "import hetcompress.kernels as k; print(k.library_path())"]
+        found = subprocess.run(where, capture_output=True, text=True, check=True, env=environment, cwd=folder)
+        assert found.stdout.startswith(folder), f"{found.stdout} is not the library with the sanitizer"
         command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", *tests]
-        subprocess.run(command, check=True, env=environment)
+        subprocess.run(command, check=True, env=environment, cwd=folder)
 
 
 def main():

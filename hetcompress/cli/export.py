@@ -116,23 +116,20 @@ def print_export(result: ExportReport) -> None:
         console.result(f"verified: {file.path} ({details})")
 
 
-NEEDS = {
-    "onnx": "options.register_custom_ops_library(str(hetcompress.kernels.library_path())) before onnxruntime opens it",
-    "pt2": "import hetcompress.kernels before torch.export.load",
-}
-"""What a file with layers in our kernel needs, by target."""
-
-
 def say_of_library(result: ExportReport, *, kernels: bool | None) -> None:
     """Say what files with layers in our kernel need."""
     from hetcompress.cli import console
 
-    if not result.plan["forms"].get("vector-block"):
-        return
     left_out = "" if kernels else " (--no-kernels writes stock operators only, which are slower for these shapes)"
+    ours = result.plan["forms"].get("vector-block")
     for file in result.files:
-        if file.target in NEEDS:
-            console.say(f"{file.path.name} has layers in our kernel: {NEEDS[file.target]}{left_out}")
+        needs = ""
+        if "register_custom_ops_library" in file.details:
+            needs = "options.register_custom_ops_library(str(hetcompress.kernels.library_path())) before it is opened"
+        elif ours and file.target == "pt2":
+            needs = "import hetcompress.kernels before torch.export.load"
+        if needs:
+            console.say(f"{file.path.name} has layers in our kernel: {needs}{left_out}")
 
 
 def _print_int8(report: Int8Report, machine: str) -> None:

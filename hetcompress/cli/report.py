@@ -152,9 +152,9 @@ def say_of_kernels(latency: tuple[Comparison, ...], plan: dict[str, Any], *, ker
     from hetcompress.cli import console
     from hetcompress.kernels import available
 
-    untried = kernels is False or plan["plan"] == "macs"
-    if any(item.verdict != "faster" for item in latency) and untried and not plan["kernels"] and available()[0]:
-        console.say("to try: --kernels lets the layers run in a kernel that is made for such shapes")
+    untried = kernels is None and plan["plan"] == "macs"
+    if any(item.verdict != "faster" for item in latency) and untried and available()[0]:
+        console.say("to try: without --plan macs forms are chosen by time, and our kernel is among them where it pays")
 
 
 def _spread(latency: Latency) -> str:

@@ -15,6 +15,7 @@ from hetcompress.artifacts import RunFolder
 from hetcompress.benchmarking import Timing, side_by_side
 from hetcompress.candidates import Candidate, model_candidate, onnx_candidate, program_candidate
 from hetcompress.errors import InputError, UsageError
+from hetcompress.kernels import available
 from hetcompress.latency import RUNTIMES
 from hetcompress.lowering import fold_batch_norms
 from hetcompress.machine import Machine, machine
@@ -212,6 +213,11 @@ class _Opener:
     def _lowered(self, folder: RunFolder) -> nn.Module:
         """Return the model of a run, lowered by the plan of its export, or as it would be exported."""
         exported = (folder.stage("export") or {}).get("plan")
+        if exported is not None and exported["kernels"] and not available()[0]:
+            self.notes.append(
+                "lowered: the export has layers in our kernel, which is not here: stock operators instead"
+            )
+            exported = {**exported, "kernels": False}
         settings = DEFAULT if exported is None else PlanSettings.from_json(exported)
         planned = lowered_pair(folder, settings)[2]
         why = "nothing is exported yet" if exported is None else "as exported"

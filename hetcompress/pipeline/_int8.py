@@ -25,6 +25,7 @@ from hetcompress.pipeline._common import DataSettings, open_run_data
 from hetcompress.targets import EXPORT_TARGETS, Agreement, Exported, Runner, verify
 from hetcompress.targets.int8 import Kernels, Quantiser, count_kernels, scheme_for
 from hetcompress.targets.int8_choice import Choice, choose_layers, sensitivities
+from hetcompress.targets.onnx import library_for
 
 __all__ = ["INT8", "Int8Report", "Int8Settings", "complaints_of", "quantise", "timed"]
 
@@ -144,6 +145,7 @@ def quantise(
     details = {
         "activations": scheme.activations, "weights": f"int8 per channel, {scheme.weight_bits} bits",
         "int8 convolutions": kernels.int8_convolutions, "fp32 convolutions": kernels.fp32_convolutions,
+        **library_for(path.read_bytes()),
     }  # fmt: skip
     file = Exported(
         path, INT8, path.stat().st_size, agreement.max_difference, agreement.relative_difference,

@@ -44,18 +44,29 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
     costs = layer_macs(pruned, example).values()
     promised = sum(cost.dense for cost in costs) / sum(cost.effective for cost in costs)
     shown = _ratio(stock)
-    if shown >= ENOUGH * promised:
+    if promised == 1 or 1 < shown >= ENOUGH * promised:
         return stock
     ready, reason = available()
     if not ready:
-        note = (
+        return _noted(
+            stock,
             f"stock operators show {shown:.2f} of a MAC ratio of {promised:.2f}; our kernel, which is made for such "
-            f"shapes, is not here: {reason}"
+            f"shapes, is not here: {reason}",
         )
-        return dataclasses.replace(stock, note=note)
-    ours = whole.plan(dense, pruned, example, dataclasses.replace(settings, plan="measured", kernels=True))
-    return ours if _ratio(ours) >= WORTH * shown else stock
+    ours = whole.plan(dense, pruned, example, dataclasses.replace(settings, kernels=True))
+    if _ratio(ours) >= WORTH * shown:
+        return ours
+    return _noted(
+        stock,
+        f"our kernel was tried: {_ratio(ours):.2f} times as fast as dense, stock operators {shown:.2f}, which is too "
+        "little gained for a file that needs a library; --kernels takes it all the same",
+    )
+
+
+def _noted(planned: Plan, text: str) -> Plan:
+    return dataclasses.replace(planned, note="; ".join(filter(None, (planned.note, text))))
 
 
 def _ratio(planned: Plan) -> float:
-    return 1.0 if planned.whole is None else planned.whole.ratio
+    """Return the time ratio of a whole; 1 where the clock did not show that it is faster."""
+    return planned.whole.ratio if planned.whole is not None and planned.whole.verdict == "faster" else 1.0

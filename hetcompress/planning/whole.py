@@ -62,7 +62,9 @@ class PlanSettings:
         PLAN_TARGETS[self.target]()  # refuses a device that is not there
         ready, reason = available()
         if self.kernels and not ready:
-            raise UsageError("--kernels", expected="the compiled library", found=reason, fix="pass --no-kernels")
+            raise UsageError(
+                "--kernels", expected="the compiled library", found=reason, fix="build it, or pass --no-kernels"
+            )
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> PlanSettings:
@@ -173,7 +175,8 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
         compared = against(dense, best.model, example, settings, chooser.timings) if best.smaller else compared
     if best.smaller and compared.ratio_high <= 1 + SAME:
         note = (
-            f"without the filters that nothing reads, all else dense, the whole is {compared.ratio:.3g} times as fast"
+            "no layer gains in another form, and without the filters that nothing reads the whole is "
+            f"{compared.ratio:.3g} times as fast as dense"
         )
     elif best.smaller and compared.verdict != "faster":
         note = (

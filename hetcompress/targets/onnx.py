@@ -13,7 +13,13 @@ from hetcompress import kernels
 from hetcompress.graphs import ONNX_OPSET, onnx_bytes, ort_session
 from hetcompress.targets.base import EXPORT_TARGETS, ExportTarget, Runner
 
-__all__ = ["OnnxTarget"]
+__all__ = ["OnnxTarget", "library_for"]
+
+
+def library_for(data: bytes) -> dict[str, str]:
+    """Return the library that a runtime must register to open an ONNX file; nothing where it needs none."""
+    # part of the name of its form in 8 bits too
+    return {"register_custom_ops_library": str(kernels.library_path())} if kernels.OPERATOR.encode() in data else {}
 
 
 @EXPORT_TARGETS.register("onnx")
@@ -27,10 +33,7 @@ class OnnxTarget(ExportTarget):
         """See `ExportTarget.write`."""
         data = onnx_bytes(model, example)
         path.write_bytes(data)
-        details = {"opset": ONNX_OPSET, "input": "input", "output": "logits", "batch": "any"}
-        if kernels.OPERATOR.encode() in data:
-            details["register_custom_ops_library"] = str(kernels.library_path())
-        return details
+        return {"opset": ONNX_OPSET, "input": "input", "output": "logits", "batch": "any", **library_for(data)}
 
     def open(self, path: Path, _structure: nn.Module | None = None, /) -> Runner:
         """See `ExportTarget.open`."""

@@ -65,11 +65,11 @@ def test_what_may_help_where_nothing_is_faster(hc, digits, library):
     hc("convert", "model.pt", *digits)
     hc("prune", "--density", 1.0)
     for command in (("report",), ("export", "--onnx")):
-        code, out, err = hc(*command, "--seconds", 0.02, "--batch", 1, "--no-kernels")
+        code, out, err = hc(*command, "--seconds", 0.02, "--batch", 1, "--plan", "macs")
         assert code == 0, err
-        assert ("to try: --kernels" in out) == ("not faster" in err)
-        assert "to try" not in hc(*command, "--seconds", 0, "--no-kernels")[1]
-        assert "to try" not in hc(*command, "--seconds", 0.02, "--batch", 1)[1], "it was tried"
+        assert ("to try: without --plan macs" in out) == ("not faster" in err)
+        assert "to try" not in hc(*command, "--seconds", 0, "--plan", "macs")[1]
+        assert "to try" not in hc(*command, "--seconds", 0.02, "--batch", 1)[1], "nothing is left out"
 
 
 def test_strict_export_fails_but_says_why(hc, digits):
@@ -289,7 +289,7 @@ def test_damaged_run_folders(hc, digits, tmp_path):
     assert hc("convert", "model.pt", *digits, "--force")[0] == 0  # what was advised works
     manifest.unlink()
     (tmp_path / "hetrun" / "notes.txt").write_text("mine")
-    assert "Fix: delete it, or name another folder" in hc("prune", "--density", 0.5)[2]
+    assert "Fix: name another folder with --run: convert did not make this one" in hc("prune", "--density", 0.5)[2]
     assert hc("convert", "model.pt", *digits, "--force")[0] == 2
     assert (tmp_path / "hetrun" / "notes.txt").read_text() == "mine"
     manifest.write_text(text)

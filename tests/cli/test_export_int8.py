@@ -53,6 +53,7 @@ def test_int8_with_our_own_kernel(hc, digits, library, tmp_path):
     result = json.loads(out)["result"]
     import onnx
 
+    assert "register_custom_ops_library" in result["files"][1]["details"], "the int8 file"
     operators = [node.op_type for node in onnx.load(tmp_path / "hetrun" / "export" / "model.int8.onnx").graph.node]
     assert "QLinearVectorBlockConv2d" in operators
     assert result["int8"]["unfused"] == 0

@@ -1,5 +1,6 @@
 """Whether an exported file has layers in our kernel: by the clock, or as it was said."""
 
+import dataclasses
 import json
 
 import pytest
@@ -24,9 +25,14 @@ def operators(tmp_path):
 
 @pytest.mark.usefixtures("pruned", "library")
 def test_a_file_in_our_kernel_says_what_it_needs(hc, tmp_path, monkeypatch):
-    monkeypatch.setattr(automatic, "ENOUGH", float("inf"))
     monkeypatch.setattr(automatic, "WORTH", 0.0)
-    monkeypatch.setattr(automatic.whole, "SAME", -1.0)  # a net as small as this one need not gain
+    by_time = automatic.whole.plan
+
+    def by_macs(*models):  # a net as small as this one need not gain on the clock
+        *others, asked = models
+        return by_time(*others, dataclasses.replace(asked, plan="macs"))
+
+    monkeypatch.setattr(automatic.whole, "plan", by_macs)
     code, out, err = hc("export", "--onnx", "--seconds", 0)
     assert code == 0, err
     assert planned(tmp_path)["kernels"] is True
@@ -42,7 +48,7 @@ def test_a_file_in_our_kernel_says_what_it_needs(hc, tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("pruned", "library")
 def test_stock_operators_that_are_fast_need_no_library(hc, tmp_path, monkeypatch):
-    monkeypatch.setattr(automatic, "ENOUGH", 0.0)
+    monkeypatch.setattr(automatic, "WORTH", float("inf"))
     assert hc("export", "--onnx", "--seconds", 0)[0] == 0
     assert planned(tmp_path)["kernels"] is False
     assert "VectorBlockConv2d" not in operators(tmp_path)
@@ -56,3 +62,9 @@ def test_a_kernel_that_is_not_there_is_missed_aloud(hc, tmp_path, monkeypatch):
     assert code == 0, err
     assert "our kernel, which is made for such shapes, is not here: it was not compiled" in err
     assert planned(tmp_path)["kernels"] is False
+
+
+def test_what_the_message_says_can_be_called():
+    import hetcompress
+
+    assert hetcompress.kernels.library_path().name.startswith("libhetcompress_kernels")

@@ -32,7 +32,8 @@ def wholes(monkeypatch):
             planned.append(settings)
             ratio = ours if settings.kernels else stock
             latency = Latency.of([1.0, 1.0], batch=1, threads=1, runtime="x")
-            whole = None if ratio is None else Comparison(latency, latency, ratio, ratio, ratio)
+            bounds = ratio if isinstance(ratio, tuple) else (ratio, ratio, ratio)
+            whole = None if ratio is None else Comparison(latency, latency, *bounds)
             return Plan(lower(pruned, example), settings, whole, "")
 
         monkeypatch.setattr(automatic.whole, "plan", pretended)
@@ -48,6 +49,7 @@ def wholes(monkeypatch):
         (1.4, 9.0, [False]),  # enough of the MAC ratio
         (1.39, 9.0, [False, True]),
         (None, 1.3, [False, True]),  # nothing is faster in stock operators
+        ((1.7, 0.7, 2.0), 1.3, [False, True]),  # a busy minute says nothing
     ],
 )
 def test_our_kernel_is_tried_where_stock_operators_show_little(wholes, stock, ours, kernels):
@@ -56,12 +58,24 @@ def test_our_kernel_is_tried_where_stock_operators_show_little(wholes, stock, ou
     assert [settings.kernels for settings in planned] == kernels
     assert result.settings.kernels is kernels[-1], "a plan tells what was decided"
     assert result.note == ""
+    assert {settings.plan for settings in planned} == {"fast"}
 
 
 @pytest.mark.parametrize(("stock", "ours"), [(1.2, 1.49), (None, 1.2), (1.2, None)])
 def test_a_library_must_pay(wholes, stock, ours):
     wholes(stock, ours)
-    assert plan(half(), half(), EXAMPLE, DEFAULT).settings.kernels is False
+    result = plan(half(), half(), EXAMPLE, DEFAULT)
+    assert result.settings.kernels is False
+    assert result.note.startswith(f"our kernel was tried: {ours or 1:.2f} times as fast as dense, stock operators")
+    assert result.note.endswith("--kernels takes it all the same")
+
+
+def test_where_nothing_is_pruned_nothing_is_tried(wholes):
+    planned = wholes(None, 9.0)
+    everything = torch.ones(1, 1, 3, 3, dtype=torch.bool)
+    full = nn.Sequential(HetConv2d.from_conv2d(nn.Conv2d(8, 16, 3), everything, "all", "all")).eval()
+    assert plan(full, full, EXAMPLE, DEFAULT).note == ""
+    assert len(planned) == 1
 
 
 def test_a_missing_library_is_said_where_it_is_missed(wholes):
