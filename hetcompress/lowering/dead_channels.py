@@ -74,11 +74,11 @@ def _evened(conv: nn.Module, kept: Bool[Tensor, " filters"]) -> Bool[Tensor, " f
     if not isinstance(conv, HetConv2d) or conv.channel_groups.out_groups == 1:
         kept[aligned(kept.nonzero().flatten().tolist(), len(kept))] = True
         return kept
-    kept = conv.channel_groups.whole(kept)
-    row = conv.channel_groups.out_index()
-    count = row[kept].bincount(minlength=conv.channel_groups.out_groups)
-    size = -(-int(count.max()) // BLOCK) * BLOCK
-    for number in count.nonzero().flatten().tolist():
-        spare = ((row == number) & ~kept).nonzero().flatten()
-        kept[spare[: size - int(count[number])]] = True
+    groups = [conv.channel_groups.out_index() == group for group in range(conv.channel_groups.out_groups)]
+    most = max(int(kept[group].sum()) for group in groups)
+    size = -(-most // BLOCK) * BLOCK
+    for group in groups:
+        if kept[group].any():
+            spare = (group & ~kept).nonzero().flatten()
+            kept[spare[: size - int(kept[group].sum())]] = True
     return kept

@@ -38,8 +38,10 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
         UsageError: The runtime is not there.
         VerificationError: A form computes something else than its layer.
     """
-    stock = whole.plan(dense, pruned, example, dataclasses.replace(settings, kernels=bool(settings.kernels)))
-    if settings.kernels is not None or settings.plan == "macs" or settings.target == "torch-cuda":
+    if settings.kernels is not None:
+        return whole.plan(dense, pruned, example, settings)
+    stock = whole.plan(dense, pruned, example, dataclasses.replace(settings, kernels=False))
+    if settings.plan == "macs" or settings.target == "torch-cuda":
         return stock
     costs = layer_macs(pruned, example).values()
     promised = sum(cost.dense for cost in costs) / sum(cost.effective for cost in costs)
