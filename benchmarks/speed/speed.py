@@ -17,24 +17,22 @@ of versions.
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import importlib.metadata
+import itertools
 import json
 import math
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from subjects import NETS, Subject
+from subjects import NETS, Subject, compressed
 from table import table, write_between_marks
 from torch import nn
 
 from hetcompress.benchmarking import side_by_side
 from hetcompress.candidates import onnx_candidate
 from hetcompress.cost import count_executed
-from hetcompress.errors import HetCompressError
 from hetcompress.machine import machine
 from hetcompress.planning import PlanSettings, plan
 
@@ -91,35 +89,22 @@ def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
 def fill(found: dict[str, Any], options: argparse.Namespace) -> None:
     """Measure the rows that are missing, until the time is over."""
     end = time.monotonic() + 60 * options.minutes
-    checkpoints = dict(item.split("=", 1) for item in options.checkpoint)
     done = {key_of(row) for row in found["rows"] if row["interval"][1] <= STEADY * row["interval"][0]}
-    for name in options.nets:
-        with tempfile.TemporaryDirectory() as temporary:
-            subject = Subject(name, Path(temporary), Path(checkpoints[name]) if name in checkpoints else None)
-            for model_name, make in subject.models(options.ratios).items():
-                wanted = [
-                    (threads, batch)
-                    for threads in options.threads
-                    for batch in options.batches
-                    if (name, model_name, threads, batch) not in done
-                    and any(fnmatch.fnmatch(model_name, pattern) for pattern in options.models)
-                ]
-                if not wanted or time.monotonic() > end:
-                    continue
-                try:
-                    model = make().eval()
-                except (HetCompressError, ImportError) as error:
-                    print(f"{name} {model_name}: {error}", flush=True)
-                    continue
-                for threads, batch in wanted:
-                    if time.monotonic() > end:
-                        break
-                    row = measure(subject, model_name, model, batch=batch, threads=threads, seconds=options.seconds)
-                    weights = "trained" if subject.trained else "random"
-                    made = {"net": name, "weights": weights, "model": model_name, **row}
-                    found["rows"] = [row for row in found["rows"] if key_of(row) != key_of(made)] + [made]
-                    options.out.write_text(json.dumps(found, indent=1) + "\n")
-                    print(name, model_name, row["mac_ratio"], row["time_ratio"], row["interval"], flush=True)
+
+    def wanted(net: str, model: str) -> list[tuple[int, int]]:
+        places = itertools.product(options.threads, options.batches)
+        return [place for place in places if (net, model, *place) not in done]
+
+    for subject, name, model, places in compressed(options, wanted):
+        for threads, batch in places:
+            if time.monotonic() > end:
+                return
+            row = measure(subject, name, model, batch=batch, threads=threads, seconds=options.seconds)
+            weights = "trained" if subject.trained else "random"
+            made = {"net": subject.name, "weights": weights, "model": name, **row}
+            found["rows"] = [row for row in found["rows"] if key_of(row) != key_of(made)] + [made]
+            options.out.write_text(json.dumps(found, indent=1) + "\n")
+            print(subject.name, name, row["mac_ratio"], row["time_ratio"], row["interval"], flush=True)
 
 
 def main() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import dataclasses
 import fnmatch
 import functools
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -17,13 +19,14 @@ from torch import nn
 from hetcompress import pipeline
 from hetcompress.artifacts import RunFolder
 from hetcompress.cost import layer_macs
+from hetcompress.errors import HetCompressError
 from hetcompress.graphs import onnx_bytes
 from hetcompress.lowering import fold_batch_norms
 from hetcompress.machine import machine
 from hetcompress.models import parse_architecture
 from hetcompress.targets.int8 import Quantiser, scheme_for
 
-__all__ = ["NETS", "Net", "Subject"]
+__all__ = ["NETS", "Net", "Subject", "compressed"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +54,7 @@ NETS = {
     "resnet50": Net("torchvision:resnet50", 224),
     "mobilenet_v2": Net("torchvision:mobilenet_v2", 224),
 }
+Place = TypeVar("Place")
 GRANULARITIES = ("channels", "whole")
 COMBS = (2, 4, 8, 16)
 EQUAL = 0.05
@@ -153,3 +157,28 @@ class Subject:
 def macs_of(model: nn.Module, example: torch.Tensor) -> int:
     """Return the MACs of a plain model."""
     return sum(layer.dense for layer in layer_macs(model, example).values())
+
+
+def compressed(
+    options: argparse.Namespace, wanted: Callable[[str, str], list[Place]]
+) -> Iterator[tuple[Subject, str, nn.Module, list[Place]]]:
+    """Yield each compressed model that rows are wanted of, its net and its name before it, the rows after it.
+
+    Args:
+        options: The nets, models (shell patterns), ratios and checkpoints (NET=FILE) that were asked for.
+        wanted: Returns what is wanted of a net and a model, by their names.
+    """
+    checkpoints = dict(item.split("=", 1) for item in options.checkpoint)
+    for name in options.nets:
+        with tempfile.TemporaryDirectory() as temporary:
+            subject = Subject(name, Path(temporary), Path(checkpoints[name]) if name in checkpoints else None)
+            for label, make in subject.models(options.ratios).items():
+                places = wanted(name, label)
+                if not places or not any(fnmatch.fnmatch(label, pattern) for pattern in options.models):
+                    continue
+                try:
+                    model = make().eval()
+                except (HetCompressError, ImportError) as error:
+                    print(f"{name} {label}: {error}", flush=True)
+                    continue
+                yield subject, label, model, places

@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import argparse
 import copy
-import fnmatch
+import itertools
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from speed import measured_with, versions
-from subjects import NETS, Subject
+from subjects import NETS, Subject, compressed
 from torch import nn
 
 from hetcompress.cost import count_executed
-from hetcompress.errors import HetCompressError
 from hetcompress.latency import Latency, measure, ratio_of, verdict_of
 from hetcompress.lowering import lower
 from hetcompress.machine import machine
@@ -99,29 +97,17 @@ def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
 def fill(found: dict[str, Any], options: argparse.Namespace) -> None:
     """Measure the rows that are missing."""
     done = {key_of(row) for row in found["rows"]}
-    checkpoints = dict(item.split("=", 1) for item in options.checkpoint)
-    for name in options.nets:
-        with tempfile.TemporaryDirectory() as temporary:
-            subject = Subject(name, Path(temporary), Path(checkpoints[name]) if name in checkpoints else None)
-            for label, make in subject.models(options.ratios).items():
-                wanted = [
-                    (batch, mode)
-                    for batch in options.batches
-                    for mode in options.modes
-                    if (name, label, mode, batch, options.dtype) not in done
-                ]
-                if not wanted or not any(fnmatch.fnmatch(label, pattern) for pattern in options.models):
-                    continue
-                try:
-                    made = make().eval()
-                except (HetCompressError, ImportError) as error:
-                    print(f"{name} {label}: {error}", flush=True)
-                    continue
-                for batch, mode in wanted:
-                    row = row_of(subject, lowered(subject, made, batch, options.device), batch, mode, options)
-                    found["rows"].append({"net": name, "model": label, **row})
-                    options.out.write_text(json.dumps(found, indent=1) + "\n")
-                    print(name, label, mode, batch, row["mac_ratio"], row["time_ratio"], row["interval"], flush=True)
+
+    def wanted(net: str, model: str) -> list[tuple[int, str]]:
+        places = itertools.product(options.batches, options.modes)
+        return [(batch, mode) for batch, mode in places if (net, model, mode, batch, options.dtype) not in done]
+
+    for subject, name, model, places in compressed(options, wanted):
+        for batch, mode in places:
+            row = row_of(subject, lowered(subject, model, batch, options.device), batch, mode, options)
+            found["rows"].append({"net": subject.name, "model": name, **row})
+            options.out.write_text(json.dumps(found, indent=1) + "\n")
+            print(subject.name, name, mode, batch, row["mac_ratio"], row["time_ratio"], row["interval"], flush=True)
 
 
 def main() -> None:
