@@ -1,6 +1,7 @@
 """Any number of models side by side: timed in the same interleaved rounds, each compared with the first.
 
-`hetcompress.latency` explains rounds and interval; here ``ratio = first / this``, above 1 this one is faster.
+`hetcompress.latency` explains rounds, `hetcompress.comparisons` the interval; here ``ratio = first / this``, above 1
+this one is faster.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hetcompress.candidates import Candidate
+from hetcompress.comparisons import Latency, ratio_of, verdict_of
 from hetcompress.errors import HetCompressError, InputError, first_line
-from hetcompress.latency import Latency, measure, ratio_of, torch_threads, verdict_of
+from hetcompress.latency import measure, torch_threads
 
 __all__ = ["Timing", "side_by_side"]
 
@@ -26,7 +28,7 @@ class Timing:
         ratio: Median of the first model's over this one's time in each round; 1 for the first itself.
         ratio_low: Lower end of the 90 % interval of `ratio`.
         ratio_high: Upper end.
-        verdict: "faster" or "slower" than the first model, "the same within noise", or "reference" for the first.
+        verdict: A `Verdict` against the first model, or "reference" for the first.
     """
 
     name: str

@@ -180,11 +180,20 @@ def _serialized(program: torch.onnx.ONNXProgram, forms: Placed) -> bytes:
     for value in (*graph.input, *graph.output, *graph.initializer):
         value.ClearField("metadata_props")  # which the pass leaves on values
         value.ClearField("doc_string")
+    _name_batch_(graph)
     put_in_place(proto, forms)
     fuse(proto)
     onnx.helper.set_model_props(proto, {"hetcompress": __version__})
     _check(proto)
     return serialised_(proto)
+
+
+def _name_batch_(graph: onnx.GraphProto) -> None:
+    """Call the free size "batch", which tracing has given a number."""
+    for value in (*graph.input, *graph.output):
+        for size in value.type.tensor_type.shape.dim[:1]:
+            if size.HasField("dim_param"):
+                size.dim_param = "batch"
 
 
 def _check(model: onnx.ModelProto) -> None:

@@ -1,157 +1,45 @@
 """Latency: what two models cost in wall-clock time, measured side by side on this machine.
 
 Runners are timed in rounds, each once per round in random order, so that whatever slows the machine down for a while
-slows all of them.  Sample ``i`` of every runner comes from round ``i``, and a comparison looks at the ratios
-``r_i = dense_i / compact_i`` of those pairs::
-
-    ratio     = median r_i                     above 1: the compact model is faster
-    low, high = 90 % confidence interval of that median, from order statistics (no assumption on the noise)
-
-"Faster" is said only when the whole interval lies above 1, and beyond `SAME`, the difference that two copies of one
-model show because their buffers lie elsewhere in memory.
+slows all of them.  Sample ``i`` of every runner comes from round ``i``; `hetcompress.comparisons` says what such pairs
+show.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import math
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from hetcompress.comparisons import Comparison, Latency, ratio_of
 from hetcompress.errors import UsageError
 from hetcompress.graphs import onnx_bytes, ort_session
 from hetcompress.kernels import fuse_torch
 
 __all__ = [
-    "Comparison",
-    "Latency",
     "Prepared",
-    "Verdict",
     "compare",
     "compare_latency",
     "measure",
     "ort_session",
     "prepare_onnx",
     "prepare_torch",
-    "ratio_of",
     "torch_runner",
     "torch_threads",
-    "verdict_of",
 ]
 
 RUNTIMES = ("onnxruntime", "torch")
-SAME = 0.02
-Verdict = Literal["faster", "slower", "the same within noise"]
-
 SHORTEST_SAMPLE = 1e-3
 """Seconds; quicker calls are repeated inside a sample, so that the clock and the loop do not count."""
 WARM = 0.5  # seconds of warming up that are enough
-
-
-@dataclasses.dataclass(frozen=True)
-class Latency:
-    """Time of one forward pass.
-
-    Attributes:
-        median_ms: Milliseconds for a batch.
-        p05_ms: The fastest twentieth of the samples lies below.
-        p95_ms: The slowest twentieth lies above.
-        runs: Samples.
-        batch: Images in a batch.
-        threads: Threads that the runtime may use inside an operator.
-        runtime: What ran it, with the memory format where that is a choice.
-    """
-
-    median_ms: float
-    p05_ms: float
-    p95_ms: float
-    runs: int
-    batch: int
-    threads: int
-    runtime: str
-
-    @classmethod
-    def of(cls, samples: Sequence[float], *, batch: int, threads: int, runtime: str) -> Latency:
-        """Summarise samples in milliseconds."""
-        ordered = sorted(samples)
-        middle, low, high = statistics.median(ordered), _quantile(ordered, 0.05), _quantile(ordered, 0.95)
-        return cls(middle, low, high, len(ordered), batch, threads, runtime)
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """Dense against compact in one runtime at one batch size.
-
-    Attributes:
-        dense: Latency of the dense model.
-        compact: Latency of the compact one.
-        ratio: Median of dense over compact time of each round; above 1 the compact model is faster.
-        ratio_low: Lower end of the 90 % interval of `ratio`.
-        ratio_high: Upper end.
-    """
-
-    dense: Latency
-    compact: Latency
-    ratio: float
-    ratio_low: float
-    ratio_high: float
-
-    @property
-    def verdict(self) -> Verdict:
-        """What may be said of the compact model."""
-        return verdict_of(self.ratio_low, self.ratio_high)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values, the verdict among them."""
-        return {**dataclasses.asdict(self), "verdict": self.verdict}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Comparison:
-        """Build what `to_json` returned."""
-        dense, compact = Latency(**values["dense"]), Latency(**values["compact"])
-        return cls(dense, compact, values["ratio"], values["ratio_low"], values["ratio_high"])
-
-
-def verdict_of(low: float, high: float) -> Verdict:
-    """Return what the 90 % interval of a time ratio allows to be said."""
-    if low > 1 + SAME:
-        return "faster"
-    if high < 1 / (1 + SAME):
-        return "slower"
-    return "the same within noise"
-
-
-def _quantile(ordered: Sequence[float], share: float) -> float:
-    place = share * (len(ordered) - 1)
-    below = math.floor(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
-
-
-def ratio_of(slow: Sequence[float], fast: Sequence[float]) -> tuple[float, float, float]:
-    """Return the median of the ratios of two runners' samples, round by round, and its 90 % interval."""
-    ratios = [first / second for first, second in zip(slow, fast, strict=True)]
-    return statistics.median(ratios), *_median_interval(ratios)
-
-
-def _median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the order statistics that hold the true median with a probability of 90 % or more.
-
-    How many of n samples fall below the median is binomial (n, 1/2); the rank is its 5 % quantile, by the normal
-    approximation, rounded outwards.
-    """
-    n, ordered = len(values), sorted(values)
-    rank = max(1, math.floor(n / 2 - 1.645 * math.sqrt(n) / 2))
-    return ordered[rank - 1], ordered[n - rank]
 
 
 def measure(
@@ -228,8 +116,8 @@ def compare(
 
 
 def compare_latency(
-    dense: nn.Module | Path,
-    compact: nn.Module | Path,
+    dense: nn.Module | Path | bytes,
+    compact: nn.Module | Path | bytes,
     image_shape: tuple[int, ...],
     *,
     batches: Sequence[int] = (1, 16),
@@ -241,7 +129,7 @@ def compare_latency(
     """Compare two models in every runtime and at every batch size, on this machine, now.
 
     Args:
-        dense: The reference: a model on the CPU, or an ONNX file (for onnxruntime alone).
+        dense: The reference: a model on the CPU, or an ONNX file or its bytes (for onnxruntime alone).
         compact: What should be faster, likewise.
         image_shape: Channels, height, width of an image.
         batches: Batch sizes.
@@ -279,7 +167,7 @@ Prepared = Callable[[Tensor], tuple[Callable[[], object], str]]
 """A batch of images to what runs it, and the name of the runtime."""
 
 
-def _onnxruntime(model: nn.Module | Path, image_shape: tuple[int, ...], threads: int) -> Prepared:
+def _onnxruntime(model: nn.Module | Path | bytes, image_shape: tuple[int, ...], threads: int) -> Prepared:
     return prepare_onnx(
         onnx_bytes(model, torch.zeros(1, *image_shape)) if isinstance(model, nn.Module) else model, threads
     )
@@ -297,10 +185,11 @@ def prepare_onnx(source: Path | bytes, threads: int) -> Prepared:
     return prepared
 
 
-def _torch_model(model: nn.Module | Path, image_shape: tuple[int, ...], threads: int) -> Prepared:
+def _torch_model(model: nn.Module | Path | bytes, image_shape: tuple[int, ...], threads: int) -> Prepared:
     del threads  # torch's threads are set for the process
     if not isinstance(model, nn.Module):
-        raise UsageError(f"runtime torch for {model}", expected="a model", found="a file", fix="name onnxruntime alone")
+        name = model if isinstance(model, Path) else "ONNX bytes"
+        raise UsageError(f"runtime torch for {name}", expected="a model", found="a file", fix="name onnxruntime alone")
     return prepare_torch(model, image_shape)
 
 

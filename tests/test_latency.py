@@ -8,18 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from hetcompress import latency
+from hetcompress import comparisons, latency
+from hetcompress.comparisons import SAME, Comparison, Latency
 from hetcompress.errors import UsageError
 from hetcompress.graphs import onnx_bytes
-from hetcompress.latency import (
-    SAME,
-    Comparison,
-    Latency,
-    compare,
-    compare_latency,
-    measure,
-    torch_threads,
-)
+from hetcompress.latency import compare, compare_latency, measure, torch_threads
 from hetcompress.machine import machine
 
 
@@ -133,7 +126,7 @@ def test_equal_runners_on_a_noisy_machine_are_the_same(clock: Callable[[float], 
         ).verdict
         for _ in range(100)
     ]  # fmt: skip
-    assert verdicts.count("the same within noise") >= 90
+    assert verdicts.count("faster") + verdicts.count("slower") <= 10
 
 
 def test_the_interval_holds_the_true_median_in_nine_of_ten_cases() -> None:
@@ -141,7 +134,7 @@ def test_the_interval_holds_the_true_median_in_nine_of_ten_cases() -> None:
     for n in (15, 60, 301):
         hits = 0
         for _ in range(500):
-            low, high = latency._median_interval([noise.expovariate(1) for _ in range(n)])
+            low, high = comparisons._median_interval([noise.expovariate(1) for _ in range(n)])
             hits += low <= 0.693147 <= high
         assert 0.88 * 500 <= hits < 500, n  # and it is no interval that always holds
 
@@ -155,10 +148,11 @@ def of(ratio: float, low: float, high: float) -> Comparison:
     ("comparison", "verdict"),
     [
         (of(2.0, 1.8, 2.2), "faster"),
-        (of(2.0, 0.9, 2.2), "the same within noise"),
+        (of(2.0, 0.9, 2.2), "unclear, too noisy"),
         (of(1.01, 1.005, 1.015), "the same within noise"),
         (of(0.5, 0.4, 0.6), "slower"),
-        (of(0.9, 0.7, 1.1), "the same within noise"),
+        (of(0.9, 0.7, 1.1), "unclear, too noisy"),
+        (of(1.03, 0.99, 1.07), "the same within noise"),
         (of(1.1, 1 + SAME + 0.001, 1.2), "faster"),
         (of(0.99, 0.985, 0.995), "the same within noise"),
     ],

@@ -30,9 +30,10 @@ import torch
 from subjects import NETS, Subject, macs_of
 from torch import nn
 
+from hetcompress.comparisons import ratio_of
 from hetcompress.cost import count_executed
 from hetcompress.graphs import onnx_bytes
-from hetcompress.latency import measure, prepare_onnx, prepare_torch, ratio_of, torch_threads
+from hetcompress.latency import measure, prepare_onnx, prepare_torch, torch_threads
 from hetcompress.machine import machine
 from hetcompress.planning import FAST, FEWEST_MACS, plan
 

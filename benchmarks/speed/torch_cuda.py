@@ -23,8 +23,9 @@ from speed import measured_with, versions
 from subjects import NETS, Subject, compressed
 from torch import nn
 
+from hetcompress.comparisons import Latency, ratio_of, verdict_of
 from hetcompress.cost import count_executed
-from hetcompress.latency import Latency, measure, ratio_of, verdict_of
+from hetcompress.latency import measure
 from hetcompress.lowering import lower
 from hetcompress.machine import machine
 from hetcompress.planning import PlanSettings, plan

@@ -54,8 +54,8 @@ def convert(
         typer.Option(
             metavar="NAME",
             help="In place of family and groups: vector or vector8 (any taps for a channel and 16 or 8 filters), sets "
-            "(a learned HetConv), channels (shared by all filters), or auto (for each layer, by time measured on "
-            "--target).",
+            "(a learned HetConv), channels (shared by all filters), whole (kernels full or empty, for all filters), or "
+            "auto (for each layer, by time measured on --target).",
         ),
     ] = None,
     target: Target = "ort-cpu",

@@ -12,11 +12,12 @@ from hetcompress.cli.options import (
     Batch,
     Data,
     DataRoot,
+    Download,
     Json,
     KernelsOrNot,
     Plan,
     Run,
-    Target,
+    TargetOfFiles,
     Threads,
     plan_settings,
 )
@@ -40,7 +41,7 @@ def export(
     int8_images: Annotated[int, typer.Option("--int8-images", help="Training images for calibration.")] = 512,
     run: Run = Path("hetrun"),
     plan: Plan = None,
-    target: Target = "ort-cpu",
+    target: TargetOfFiles = None,
     kernels: KernelsOrNot = None,
     out: Annotated[
         Optional[Path],  # noqa: UP045
@@ -48,6 +49,7 @@ def export(
     ] = None,
     data: Data = None,
     data_root: DataRoot = None,
+    download: Download = False,
     batch: Batch = None,
     threads: Threads = 1,
     seconds: Annotated[float, typer.Option(help="Time to spend on each latency comparison; 0 skips it.")] = 2.0,
@@ -63,12 +65,13 @@ def export(
     from hetcompress.cli.report import say_of_kernels
 
     wanted = [name for name, chosen in (("onnx", onnx), ("pt2", pt2), ("safetensors", safetensors)) if chosen]
-    settings = data_settings(data, data_root) if data is not None else None
+    settings = data_settings(data, data_root, download=download) if data is not None else None
     quantised = pipeline.Int8Settings(int8_drop, int8_images) if int8 else None
     batches = batch or [1, 16]
+    runtime = target or ("ort-cpu" if onnx else "torch-cpu")
     result = pipeline.export(
         wanted, run, out=out, data=settings, int8=quantised, arch=arch,
-        plan=plan_settings(plan, target, batches[0], threads, kernels=kernels), batches=batches, threads=threads,
+        plan=plan_settings(plan, runtime, batches[0], threads, kernels=kernels), batches=batches, threads=threads,
         seconds=seconds, strict=strict, force=force,
     )  # fmt: skip
     warn_of(result)
@@ -85,7 +88,7 @@ def warn_of(result: ExportReport) -> None:
     """Print what is not as it was hoped for."""
     from hetcompress.cli import console
 
-    for text in filter(None, (result.plan["note"], *result.complaints)):
+    for text in filter(None, (result.plan["note"], result.untrained, *result.complaints)):
         console.warn(text)
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "Plan",
     "Run",
     "Target",
+    "TargetOfFiles",
     "Threads",
     "group_size",
     "key_values",
@@ -67,6 +68,14 @@ Plan = Annotated[
 ]
 Target = Annotated[
     str, typer.Option("--target", metavar="RUNTIME", help="Where time is measured: ort-cpu, torch-cpu or torch-cuda.")
+]
+TargetOfFiles = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--target",
+        metavar="RUNTIME",
+        help="Where time is measured: ort-cpu [for an ONNX file], torch-cpu [for others] or torch-cuda.",
+    ),
 ]
 Kernels = Annotated[
     bool,

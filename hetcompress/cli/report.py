@@ -10,7 +10,7 @@ import typer
 from hetcompress.cli.options import Arch, Batch, Json, KernelsOrNot, Plan, Run, Target, Threads, plan_settings
 
 if TYPE_CHECKING:
-    from hetcompress.latency import Comparison, Latency
+    from hetcompress.comparisons import Comparison, Latency
     from hetcompress.pipeline import Report
 
 __all__ = ["print_report", "report", "say_of_kernels"]
@@ -117,7 +117,8 @@ def print_totals(result: Report) -> None:
     ]
     size = "x".join(str(n) for n in result.input_size)
     title = f"{result.architecture}, one image of {size}, density {result.density:.4f}"
-    console.say(console.table(title, ["", "dense", "compressed", "ratio"], rows))
+    brief = [f"{row[0]}: ratio {row[3]}" for row in rows[:3]]
+    console.say(console.table(title, ["", "dense", "compressed", "ratio"], rows), brief=brief)
     if result.accuracies:
         note = f" ({result.test_note})" if result.test_note else ""
         rows = [[when, f"{percent:.2f} %"] for when, percent in result.accuracies.items()]
@@ -133,7 +134,7 @@ def print_totals(result: Report) -> None:
 def print_latency(comparisons: tuple[object, ...], machine: str) -> None:
     """Print latencies, dense against compressed."""
     from hetcompress.cli import console
-    from hetcompress.latency import Comparison
+    from hetcompress.comparisons import Comparison
 
     rows = []
     for item in comparisons:
@@ -144,7 +145,8 @@ def print_latency(comparisons: tuple[object, ...], machine: str) -> None:
             [item.compact.runtime, str(item.compact.batch), str(item.compact.threads), *both, interval, item.verdict]
         )
     columns = ["runtime", "batch", "threads", "dense ms", "compressed ms", "time ratio", ""]
-    console.say(console.table(f"Latency, median (5 % to 95 %), {machine}", columns, rows))
+    brief = [f"{row[0]}, batch {row[1]}: time ratio {row[5]}, {row[6]}" for row in rows]
+    console.say(console.table(f"Latency, median (5 % to 95 %), {machine}", columns, rows), brief=brief)
 
 
 def say_of_kernels(latency: tuple[Comparison, ...], plan: dict[str, Any], *, kernels: bool | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import functools
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -139,6 +140,9 @@ def _library() -> ctypes.CDLL | str:
         library.hetc_int8_best_path.restype = ctypes.c_char_p
     except (OSError, AttributeError) as error:
         return f"the library cannot be opened: {error}"
+    named = os.environ.get("HETCOMPRESS_KERNEL_PATH")
+    if named and not any(has(named.encode()) for has in (library.hetc_has_path, library.hetc_int8_has_path)):
+        return f"HETCOMPRESS_KERNEL_PATH names '{named}', which is not an instruction set that this processor runs"
     return library
 
 
@@ -146,7 +150,7 @@ def opened() -> ctypes.CDLL:
     """Return the library.
 
     Raises:
-        HetCompressError: It is not built, or cannot be opened.
+        HetCompressError: It is not built or cannot be opened, or the environment names an instruction set in vain.
     """
     library = _library()
     if isinstance(library, str):

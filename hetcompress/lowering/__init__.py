@@ -12,6 +12,7 @@ from hetcompress.lowering import (  # noqa: F401  each enters itself into LOWERI
 from hetcompress.lowering.base import LOWERINGS, Lowering, Verdict
 from hetcompress.lowering.choice import ORDER, Lowered, LoweredLayer, forms_of, input_shapes, lower
 from hetcompress.lowering.choosers import Chooser, FewestMacs, Preferring, Survey, cheapest
+from hetcompress.lowering.filter_split import is_crumbled
 from hetcompress.lowering.folding import fold_batch_norms
 from hetcompress.lowering.pieces import conv_weights
 
@@ -31,5 +32,6 @@ __all__ = [
     "fold_batch_norms",
     "forms_of",
     "input_shapes",
+    "is_crumbled",
     "lower",
 ]

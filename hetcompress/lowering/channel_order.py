@@ -19,7 +19,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from hetcompress.flow import Flow, Step, spread_
-from hetcompress.lowering.filter_split import MOST_SETS, filter_sets
+from hetcompress.lowering.filter_split import MOST_SETS, filter_sets, is_crumbled
 from hetcompress.lowering.pieces import Piece, pieces_of
 from hetcompress.lowering.pointwise_plus import split_channels
 from hetcompress.lowering.rewiring import rewire_
@@ -105,7 +105,7 @@ def _places(conv: nn.Module) -> list[int]:
 
 def _wishes(conv: nn.Module, channels: int) -> list[Key]:
     """Return for each input channel the place of its shape, in each set of filters."""
-    if not isinstance(conv, HetConv2d) or len(sets := filter_sets(conv)) > MOST_SETS:
+    if not isinstance(conv, HetConv2d) or len(sets := filter_sets(conv)) > MOST_SETS or is_crumbled(conv):
         return [()] * channels
     return list(zip(*(_shape_places(piece) for piece in pieces_of(conv, sets)), strict=True))
 

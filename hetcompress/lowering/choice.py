@@ -90,6 +90,7 @@ def lower(
     rules: Sequence[str] = ORDER,
     chooser: Chooser | None = None,
     dense: Mapping[str, str] | None = None,
+    known: Mapping[str, LoweredLayer] | None = None,
 ) -> Lowered:
     """Return a copy of a pruned model in which every `HetConv2d` has become one of the forms that fit it.
 
@@ -99,11 +100,12 @@ def lower(
         rules: Lowerings to choose from, the simplest first.
         chooser: What picks among them; None takes the fewest MACs.
         dense: Layers to leave dense, and why.
+        known: What layers were lowered to before; where that still fits, nothing else is looked at.
 
     Raises:
         VerificationError: A form, or the whole, computes something else.
     """
-    chooser, dense = chooser or FewestMacs(), dense or {}
+    chooser, dense, known = chooser or FewestMacs(), dense or {}, known or {}
     weights = {name: layer.weight.numel() for name, layer in named_modules_of(model, HetConv2d).items()}
     before = Sameness.on_random_images(model, example_input)
     lowered = tidied(model, before)
@@ -113,7 +115,7 @@ def lower(
         layer = lowered.get_submodule(name)
         assert isinstance(layer, HetConv2d)
         shape, positions = shapes.get(name, ((1, layer.in_channels, 16, 16), 0))
-        chosen, form, survey = _form(layer, shape, rules, chooser, dense.get(name))
+        chosen, form, survey = _known(layer, known.get(name)) or _form(layer, shape, rules, chooser, dense.get(name))
         _verify_layer(name, chosen, layer, form, shape)
         # at once, so that no two models are in memory
         lowered = replace_modules_(lowered, {name: form})
@@ -123,6 +125,13 @@ def lower(
     difference = before.difference(lowered.eval())
     before.check(difference, MODEL_TOLERANCE, "lowering")
     return Lowered(lowered, tuple(layers), difference)
+
+
+def _known(layer: HetConv2d, before: LoweredLayer | None) -> tuple[str, nn.Module, Survey] | None:
+    """Return what a layer was lowered to before, built anew; None where that does not fit it."""
+    if before is None or before.form not in LOWERINGS or not LOWERINGS[before.form]().check(layer).ok:
+        return None
+    return before.form, LOWERINGS[before.form]().rewrite(layer), Survey(before.costs, before.refused)
 
 
 def _form(
@@ -142,11 +151,12 @@ def _form(
     survey = chooser.recall(layer, rules, shape[1:])
     candidates: dict[str, nn.Module] = {}
     if survey is None or not LOWERINGS[chooser.best(survey.costs)]().check(layer).ok:
+        hopeless = {rule: reason for rule in rules if (reason := chooser.hopeless(layer, rule))}
         with frugal():
-            candidates, refused = forms_of(layer, rules)
+            candidates, refused = forms_of(layer, [rule for rule in rules if rule not in hopeless])
         costs = chooser.costs(candidates, shape[1:])
         slow = {name: "its MACs are too many to be worth timing" for name in candidates if name not in costs}
-        survey = Survey(costs, refused | slow)
+        survey = Survey(costs, refused | hopeless | slow)
         chooser.remember(layer, rules, shape[1:], survey)
     form = chooser.best(survey.costs)
     left = "" if dense is None else f"; left dense: {dense}"

@@ -42,6 +42,10 @@ class Chooser(abc.ABC):
             input_shape: Channels, height, width of what the layer reads.
         """
 
+    def hopeless(self, layer: HetConv2d, rule: str) -> str:  # noqa: ARG002
+        """Return why a form of a layer is not even worth building; empty where it may be."""
+        return ""
+
     @abc.abstractmethod
     def best(self, costs: Mapping[str, float]) -> str:
         """Return the lowering to take, by the costs of all."""
@@ -90,6 +94,10 @@ class Preferring(Chooser):
     def costs(self, candidates: Mapping[str, nn.Module], input_shape: tuple[int, ...]) -> dict[str, float]:
         """See `Chooser.costs`."""
         return self.otherwise.costs(candidates, input_shape)
+
+    def hopeless(self, layer: HetConv2d, rule: str) -> str:
+        """See `Chooser.hopeless`."""
+        return self.otherwise.hopeless(layer, rule)
 
     def recall(self, layer: HetConv2d, rules: Sequence[str], input_shape: tuple[int, ...]) -> Survey | None:
         """See `Chooser.recall`."""

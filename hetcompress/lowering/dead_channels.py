@@ -74,7 +74,8 @@ def _evened(conv: nn.Module, kept: Bool[Tensor, " filters"]) -> Bool[Tensor, " f
     if not isinstance(conv, HetConv2d) or conv.channel_groups.out_groups == 1:
         kept[aligned(kept.nonzero().flatten().tolist(), len(kept))] = True
         return kept
-    groups = [conv.channel_groups.out_index() == group for group in range(conv.channel_groups.out_groups)]
+    index = conv.channel_groups.out_index()
+    groups = [index == group for group in range(conv.channel_groups.out_groups)]
     most = max(int(kept[group].sum()) for group in groups)
     size = -(-most // BLOCK) * BLOCK
     for group in groups:

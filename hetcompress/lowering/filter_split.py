@@ -13,9 +13,18 @@ from torch import nn
 
 from hetcompress.lowering.base import LOWERINGS, Lowering, Verdict
 from hetcompress.lowering.crop import cropped
-from hetcompress.lowering.pieces import Box, Geometry, Piece, conv_weights, pieces_of, split_padding, surrounded
+from hetcompress.lowering.pieces import (
+    Box,
+    Geometry,
+    Piece,
+    box_rows,
+    conv_weights,
+    pieces_of,
+    split_padding,
+    surrounded,
+)
 from hetcompress.lowering.pointwise_plus import pointwise_plus
-from hetcompress.lowering.shape_sum import shape_sum
+from hetcompress.lowering.shape_sum import MOST_BRANCHES, shape_sum
 from hetcompress.lowering.tap_gemm import tap_gemm
 from hetcompress.nn import BLOCK, HetConv2d
 from hetcompress.nn.lowered import Branch, Concat, Pad, Sum
@@ -23,6 +32,8 @@ from hetcompress.nn.lowered import Branch, Concat, Pad, Sum
 __all__ = ["FilterSplit"]
 
 MOST_SETS = 64
+MOST_CONVOLUTIONS = 32
+"""More small convolutions are not worth timing: the narrow ones cost more in overhead than their MACs save."""
 GATHER_SHARE = 0.9
 """Gathering taps must save a tenth of the MACs, since it writes them to memory."""
 GROUP_SHARE = 1.25
@@ -37,6 +48,18 @@ def filter_sets(layer: HetConv2d) -> list[list[int]]:
     for number, group in enumerate(layer.channel_groups.out_index().tolist()):
         sets.setdefault((number // size, masks[group]), []).append(number)
     return list(sets.values())
+
+
+def is_crumbled(layer: HetConv2d) -> bool:
+    """Say whether the sets of filters would take more small convolutions than pay.
+
+    Sets that need two each, as HetConv's, do not: they can be the groups of one.
+    """
+    shapes = torch.unique(layer.kernel_shapes, dim=0)
+    boxes = box_rows(shapes.flatten(0, 1)).reshape(len(shapes), -1, 4)
+    alive = shapes.flatten(2).any(2)
+    counts = [len(row[there].unique(dim=0)) for row, there in zip(boxes, alive, strict=True)]
+    return max(counts) > 2 and sum(min(count, MOST_BRANCHES) for count in counts) > MOST_CONVOLUTIONS
 
 
 def simplest_best(piece: Piece) -> nn.Module:

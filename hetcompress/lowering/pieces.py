@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hetcompress.kernels import VectorBlockConv2d
@@ -26,6 +26,7 @@ __all__ = [
     "aligned",
     "bounding_box",
     "bounding_boxes",
+    "box_rows",
     "conv_weights",
     "pieces_of",
     "split_padding",
@@ -106,7 +107,7 @@ def split_padding(sides: tuple[int, int, int, int]) -> tuple[tuple[int, int], tu
     return both, (sides[0] - both[1], sides[1] - both[1], sides[2] - both[0], sides[3] - both[0])
 
 
-def bounding_boxes(taps: Bool[Tensor, "channels kh kw"]) -> list[Box]:
+def box_rows(taps: Bool[Tensor, "channels kh kw"]) -> Int[Tensor, "channels 4"]:
     """Return the smallest box around the kept taps of each channel; the centre tap where there are none."""
     taps = taps.clone()
     taps[~taps.flatten(1).any(1), taps.shape[1] // 2, taps.shape[2] // 2] = True
@@ -115,8 +116,12 @@ def bounding_boxes(taps: Bool[Tensor, "channels kh kw"]) -> list[Box]:
     top, left = rows.argmax(1), columns.argmax(1)
     height = rows.shape[1] - rows.flip(1).argmax(1) - top
     width = columns.shape[1] - columns.flip(1).argmax(1) - left
-    boxes: list[Box] = [(a, b, c, d) for a, b, c, d in torch.stack([top, left, height, width], 1).tolist()]
-    return boxes
+    return torch.stack([top, left, height, width], 1)
+
+
+def bounding_boxes(taps: Bool[Tensor, "channels kh kw"]) -> list[Box]:
+    """Return `box_rows` as boxes."""
+    return [(a, b, c, d) for a, b, c, d in box_rows(taps).tolist()]
 
 
 def bounding_box(taps: Bool[Tensor, "kh kw"]) -> Box:

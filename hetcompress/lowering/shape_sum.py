@@ -6,7 +6,9 @@ around the taps that any filter keeps of it.  Boxes are merged, cheapest first, 
 
 from __future__ import annotations
 
+import heapq
 import itertools
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -27,19 +29,18 @@ def boxes_of(piece: Piece) -> dict[Box, list[int]]:
     of_channel = bounding_boxes(piece.taps)
     for channel in piece.alive:
         boxes.setdefault(of_channel[channel], []).append(channel)
-    costs = {
-        (a, b): _merged_cost(a, b, len(boxes[a]), len(boxes[b])) for a, b in itertools.combinations(sorted(boxes), 2)
-    }
+    waiting = [_merger(boxes, a, b) for a, b in itertools.combinations(sorted(boxes), 2)]
+    heapq.heapify(waiting)
     while len(boxes) > MOST_BRANCHES:
-        first, second = min(costs, key=lambda pair: (costs[pair], pair))
+        merger = heapq.heappop(waiting)
+        first, second = merger[1]
+        if not {first, second} <= boxes.keys() or merger != _merger(boxes, first, second):
+            continue  # either has been merged meanwhile
         channels = boxes.pop(first) + boxes.pop(second)
         union = _union(first, second)
         boxes[union] = sorted(boxes.get(union, []) + channels)
-        costs = {pair: cost for pair, cost in costs.items() if not {first, second, union} & set(pair)}
-        for box in boxes:
-            if box != union:
-                pair = (min(box, union), max(box, union))
-                costs[pair] = _merged_cost(*pair, len(boxes[pair[0]]), len(boxes[pair[1]]))
+        for box in boxes.keys() - {union}:
+            heapq.heappush(waiting, _merger(boxes, *sorted((box, union))))
     return boxes
 
 
@@ -49,10 +50,11 @@ def _union(a: Box, b: Box) -> Box:
     return top, left, bottom - top, right - left
 
 
-def _merged_cost(a: Box, b: Box, channels_a: int, channels_b: int) -> int:
-    """Return the taps that merging adds."""
+def _merger(boxes: Mapping[Box, Sequence[int]], a: Box, b: Box) -> tuple[int, tuple[Box, Box]]:
+    """Return the taps that merging two boxes adds, and the two."""
     union = _union(a, b)
-    return (channels_a + channels_b) * union[2] * union[3] - channels_a * a[2] * a[3] - channels_b * b[2] * b[3]
+    more = sum(len(boxes[box]) * (union[2] * union[3] - box[2] * box[3]) for box in (a, b))
+    return more, (a, b)
 
 
 def shape_sum(piece: Piece) -> nn.Module | None:

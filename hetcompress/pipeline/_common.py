@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hetcompress.artifacts import RunFolder
+from hetcompress.comparisons import Comparison
 from hetcompress.cost import layer_macs
 from hetcompress.data import DataSource, open_data
 from hetcompress.difficulty import TooHard
@@ -19,7 +20,6 @@ from hetcompress.errors import InputError, UsageError
 from hetcompress.evaluation import Accuracy
 from hetcompress.files import sha256_of
 from hetcompress.finetuning import Finetuned
-from hetcompress.latency import Comparison
 from hetcompress.models import InputSpec
 from hetcompress.nn import HetConv2d
 from hetcompress.planning import TimeRatio

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from hetcompress.artifacts import RunFolder
+from hetcompress.comparisons import Comparison
 from hetcompress.data import DataSource
 from hetcompress.errors import UsageError, VerificationError
 from hetcompress.evaluation import EVALUATION_BATCH, Accuracy, evaluate
 from hetcompress.files import write_text
 from hetcompress.graphs import onnx_bytes
-from hetcompress.latency import Comparison, compare_latency
+from hetcompress.latency import compare_latency
 from hetcompress.lowering import fold_batch_norms
 from hetcompress.machine import Machine, machine
 from hetcompress.memory import release
@@ -32,6 +33,7 @@ __all__ = ["ExportReport", "export"]
 
 SAMPLES = 256
 """Real images with which exported files are verified."""
+UNTRAINED = "nothing was trained after pruning, which costs accuracy; `hetcompress finetune` wins it back"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,7 @@ class ExportReport:
         machine: Where latency was measured.
         complaints: What is not smaller or not faster, in words.
         int8: What was quantised; None if that was not asked for.
+        untrained: What is to be said of accuracies where nothing was trained; empty where it was.
     """
 
     files: tuple[Exported, ...]
@@ -63,6 +66,7 @@ class ExportReport:
     machine: Machine
     complaints: tuple[str, ...]
     int8: Int8Report | None = None
+    untrained: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -165,6 +169,7 @@ def export(
         machine=machine(),
         complaints=tuple(complaints if quantised is None else complaints + complaints_of(quantised)),
         int8=quantised,
+        untrained=UNTRAINED if accuracies and folder.stage("finetune") is None else "",
     )
     write_text(folder.plan, json.dumps(written, indent=2) + "\n")
     folder.record("export", result.to_json())

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from hetcompress.artifacts import RunFolder
+from hetcompress.comparisons import Comparison
 from hetcompress.cost import count_executed, layer_macs
 from hetcompress.files import write_text
 from hetcompress.graphs import onnx_bytes
-from hetcompress.latency import RUNTIMES, Comparison, compare_latency
+from hetcompress.latency import RUNTIMES, compare_latency
 from hetcompress.lowering import fold_batch_norms
 from hetcompress.machine import Machine, machine
 from hetcompress.nn import HetConv2d

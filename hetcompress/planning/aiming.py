@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from hetcompress.allocation import kept_cost
 from hetcompress.budgets import Budget, check_ratio
+from hetcompress.comparisons import SAME
 from hetcompress.errors import NothingToDoError, UsageError
-from hetcompress.latency import SAME
 from hetcompress.lowering import fold_batch_norms
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
 from hetcompress.planning.prices import layer_prices
-from hetcompress.planning.whole import PlanSettings, against, plan
+from hetcompress.planning.whole import Against, PlanSettings, plan
 from hetcompress.pruning import prune
 from hetcompress.surgery import named_modules_of
 from hetcompress.wiring import Wiring
@@ -148,7 +148,7 @@ def aim(
     prices = prices or layer_prices(converted, example, settings)
     if not any(prices.values()):
         raise _unreachable(ratio, "1: on this runtime no layer is faster in any form than dense")
-    dense_ms = against(dense, fold_batch_norms(dense, example), example, settings).dense.median_ms
+    dense_ms = Against(dense, example, settings)(fold_batch_norms(dense, example)).dense.median_ms
     full = sum(price * layers[name].weight.numel() for name, price in prices.items())
     points, aims = [(full, dense_ms)], []
     for _ in range(ROUNDS):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hetcompress.latency import measure
-from hetcompress.lowering import Chooser, Survey, cheapest, conv_weights
+from hetcompress.lowering import Chooser, Survey, cheapest, conv_weights, is_crumbled
 from hetcompress.nn import HetConv2d
 from hetcompress.planning.runtimes import PlanTarget
 from hetcompress.planning.surroundings import OUTER_CHANNELS, in_surroundings
@@ -49,6 +49,10 @@ class Measured(Chooser):
         limit = self.within * min(macs.values())
         promising = {name: form for name, form in candidates.items() if name == "dense" or macs[name] <= limit}
         return self.times(promising, input_shape) if len(promising) > 1 else {"dense": 0.0}
+
+    def hopeless(self, layer: HetConv2d, rule: str) -> str:
+        """See `Chooser.hopeless`."""
+        return "too many small convolutions to pay" if rule == "filter-split" and is_crumbled(layer) else ""
 
     def best(self, costs: Mapping[str, float]) -> str:
         """See `Chooser.best`."""

@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hetcompress.comparisons import Comparison
 from hetcompress.errors import UsageError
-from hetcompress.graphs import ONNX_OPSET, ort_session
+from hetcompress.graphs import ONNX_OPSET, onnx_bytes, ort_session
 from hetcompress.kernels import fuse_torch
-from hetcompress.latency import Comparison, compare, compare_latency
+from hetcompress.latency import compare, compare_latency
 from hetcompress.registry import Registry
 
 __all__ = ["PLAN_TARGETS", "PlanTarget"]
@@ -25,6 +26,9 @@ WHOLE_SECONDS = 1.0
 """For timing a whole model against the dense one, at least."""
 WHOLE_ROUNDS = 9
 """The same, however slow they are."""
+
+
+Reference = nn.Module | bytes
 
 
 class PlanTarget(abc.ABC):
@@ -41,14 +45,18 @@ class PlanTarget(abc.ABC):
     def runner(self, form: nn.Module, images: Tensor, threads: int) -> Callable[[], object]:
         """Return what runs a form, or a whole model, once on these images."""
 
+    def reference(self, dense: nn.Module, example: Float[Tensor, "n c h w"]) -> Reference:  # noqa: ARG002
+        """Return a dense model as `against` takes it: what need not be done for each model that is compared with it."""
+        return dense
+
     @abc.abstractmethod
     def against(
-        self, dense: nn.Module, compact: nn.Module, example: Float[Tensor, "n c h w"], *, batch: int, threads: int
+        self, dense: Reference, compact: nn.Module, example: Float[Tensor, "n c h w"], *, batch: int, threads: int
     ) -> Comparison:
         """Time a whole model against the dense one.
 
         Args:
-            dense: What the other must beat.
+            dense: What the other must beat, see `reference`.
             compact: The other.
             example: Its shape is that of the images.
             batch: Images at once.
@@ -78,8 +86,12 @@ class OrtCpu(PlanTarget):
         feed = {"input": images.numpy()}
         return lambda: session.run(None, feed)
 
+    def reference(self, dense: nn.Module, example: Float[Tensor, "n c h w"]) -> Reference:
+        """Return the bytes of its file."""
+        return onnx_bytes(dense, example)
+
     def against(
-        self, dense: nn.Module, compact: nn.Module, example: Float[Tensor, "n c h w"], *, batch: int, threads: int
+        self, dense: Reference, compact: nn.Module, example: Float[Tensor, "n c h w"], *, batch: int, threads: int
     ) -> Comparison:
         """See `PlanTarget.against`."""
         return _on_cpu("onnxruntime", dense, compact, example, batch=batch, threads=threads)
@@ -129,7 +141,7 @@ class TorchCpu(_Torch):
         return fuse_torch(form, images[:1]).model
 
     def against(
-        self, dense: nn.Module, compact: nn.Module, example: Float[Tensor, "n c h w"], *, batch: int, threads: int
+        self, dense: Reference, compact: nn.Module, example: Float[Tensor, "n c h w"], *, batch: int, threads: int
     ) -> Comparison:
         """See `PlanTarget.against`."""
         return _on_cpu("torch", dense, compact, example, batch=batch, threads=threads)
@@ -156,10 +168,11 @@ class TorchCuda(_Torch):
         torch.cuda.synchronize()
 
     def against(
-        self, dense: nn.Module, compact: nn.Module, example: Float[Tensor, "n c h w"], *, batch: int, threads: int
+        self, dense: Reference, compact: nn.Module, example: Float[Tensor, "n c h w"], *, batch: int, threads: int
     ) -> Comparison:
         """See `PlanTarget.against`."""
         images = torch.randn(batch, *example.shape[1:], generator=torch.Generator().manual_seed(0))
+        assert isinstance(dense, nn.Module)
         runners = [self.runner(model, images, threads) for model in (dense, compact)]
         return compare(
             *runners, batch=batch, threads=threads, runtime=self.name, seconds=WHOLE_SECONDS, min_rounds=WHOLE_ROUNDS
@@ -167,7 +180,7 @@ class TorchCuda(_Torch):
 
 
 def _on_cpu(
-    runtime: str, dense: nn.Module, compact: nn.Module, example: Tensor, *, batch: int, threads: int
+    runtime: str, dense: Reference, compact: nn.Module, example: Tensor, *, batch: int, threads: int
 ) -> Comparison:
     return compare_latency(
         dense, compact, tuple(example.shape[1:]), batches=(batch,), threads=threads, runtimes=(runtime,),

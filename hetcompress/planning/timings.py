@@ -6,24 +6,24 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
+from hetcompress.comparisons import STEADY, Comparison
 from hetcompress.errors import HetCompressError
 from hetcompress.files import write_text
 from hetcompress.kernels import available, best_path
-from hetcompress.latency import Comparison
-from hetcompress.lowering import Survey
+from hetcompress.lowering import LoweredLayer, Survey
 from hetcompress.machine import machine
 from hetcompress.version import __version__
 
-__all__ = ["Timings", "cache_folder"]
+__all__ = ["Decided", "Timings", "cache_folder"]
 
-FORMAT = 4
+FORMAT = 5
 """Of the cache; other formats are measured anew, as is what another version of the package kept."""
-STEADY = 1.1
-"""A whole whose 90 % interval is wider, end over end, is not remembered."""
 
 
 def cache_folder() -> Path:
@@ -32,6 +32,32 @@ def cache_folder() -> Path:
     if given:
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hetcompress"
+
+
+@dataclasses.dataclass(frozen=True)
+class Decided:
+    """What was planned for a whole model.
+
+    Attributes:
+        layers: What each was lowered to, by name.
+        whole: The lowered model against the dense one, if it was timed.
+        note: What was given up, and why.
+    """
+
+    layers: dict[str, LoweredLayer]
+    whole: Comparison | None
+    note: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        layers = {name: dataclasses.asdict(layer) for name, layer in self.layers.items()}
+        return {"layers": layers, "whole": self.whole and self.whole.to_json(), "note": self.note}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Decided:
+        """Build what `to_json` returned."""
+        layers = {str(name): LoweredLayer(**layer) for name, layer in values["layers"].items()}
+        return cls(layers, values["whole"] and Comparison.from_json(values["whole"]), str(values["note"]))
 
 
 class Timings:
@@ -49,14 +75,14 @@ class Timings:
         described = json.dumps([FORMAT, __version__, runtime, here.cpu, here.flags, here.cores, kernel])
         self.path = cache_folder() / f"timings-{hashlib.sha256(described.encode()).hexdigest()[:16]}.json"
         self.known: dict[str, float] = {}
-        self.wholes: dict[str, Comparison] = {}
         self.surveys: dict[str, Survey] = {}
+        self.plans: dict[str, Decided] = {}
         try:
             read = json.loads(self.path.read_text(encoding="utf-8"))
             known = {str(key): float(value) for key, value in read["milliseconds"].items()}
-            wholes = {str(key): Comparison.from_json(value) for key, value in read["wholes"].items()}
-            self.surveys = {str(key): Survey(**value) for key, value in read["surveys"].items()}
-            self.known, self.wholes = known, wholes
+            surveys = {str(key): Survey(**value) for key, value in read["surveys"].items()}
+            self.plans = {str(key): Decided.from_json(value) for key, value in read["plans"].items()}
+            self.known, self.surveys = known, surveys
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass
         self.changed = False
@@ -64,21 +90,22 @@ class Timings:
     @staticmethod
     def key(form: nn.Module, input_shape: tuple[int, ...], batch: int, threads: int, *others: object) -> str:
         """Return what a time depends on: operators and their sizes, which channels are gathered, images, threads."""
-        parts = [repr(form), repr((input_shape, batch, threads, *others))]
-        parts += [
-            f"{name}:{buffer.tolist()}" for name, buffer in form.named_buffers() if not buffer.is_floating_point()
-        ]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        digest = hashlib.sha256(f"{form!r}\n{(input_shape, batch, threads, *others)!r}\n".encode())
+        for name, buffer in form.named_buffers():
+            if not buffer.is_floating_point():
+                digest.update(f"{name} {buffer.dtype} {tuple(buffer.shape)}\n".encode())
+                digest.update(buffer.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def add(self, measured: dict[str, float]) -> None:
         """Remember times in milliseconds by key."""
         self.known.update(measured)
         self.changed = self.changed or bool(measured)
 
-    def add_whole(self, key: str, compared: Comparison) -> None:
-        """Remember a whole model against the dense one, unless it was a busy minute."""
-        if compared.ratio_high <= STEADY * compared.ratio_low:
-            self.wholes[key] = compared
+    def add_plan(self, key: str, decided: Decided) -> None:
+        """Remember a plan, unless it was made in a busy minute."""
+        if decided.whole is None or decided.whole.ratio_high <= STEADY * decided.whole.ratio_low:
+            self.plans[key] = decided
             self.changed = True
 
     def add_survey(self, key: str, survey: Survey) -> None:
@@ -90,9 +117,11 @@ class Timings:
         """Write the cache, if it changed."""
         if not self.changed:
             return
-        wholes = {key: compared.to_json() for key, compared in self.wholes.items()}
         surveys = {key: dataclasses.asdict(survey) for key, survey in self.surveys.items()}
-        values = {"format": FORMAT, "milliseconds": self.known, "wholes": wholes, "surveys": surveys}
+        plans = {key: decided.to_json() for key, decided in self.plans.items()}
+        values = {
+            "format": FORMAT, "milliseconds": self.known, "surveys": surveys, "plans": plans,
+        }  # fmt: skip
         try:
             write_text(self.path, json.dumps(values))
         except HetCompressError:

@@ -13,16 +13,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hetcompress.comparisons import SAME, Comparison
 from hetcompress.errors import UsageError
 from hetcompress.kernels import available
-from hetcompress.latency import SAME, Comparison
 from hetcompress.lowering import ORDER, Chooser, Lowered, LoweredLayer, Preferring, fold_batch_norms, lower
 from hetcompress.planning.measured import Measured
 from hetcompress.planning.runtimes import PLAN_TARGETS
-from hetcompress.planning.timings import Timings
+from hetcompress.planning.timings import Decided, Timings
 from hetcompress.registry import suggestion
 
-__all__ = ["DEFAULT", "FAST", "FEWEST_MACS", "PLANS", "Plan", "PlanSettings", "against", "plan"]
+__all__ = ["DEFAULT", "FAST", "FEWEST_MACS", "PLANS", "Plan", "PlanSettings", "plan"]
 
 PLANS = {
     "measured": "the form that is fastest on this machine; dense where none is faster",
@@ -148,19 +148,37 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
         VerificationError: A form computes something else than its layer.
     """
     chooser = settings.chooser()
-    lowered = lower(pruned, example, rules=settings.rules, chooser=chooser)
     if not isinstance(chooser, Measured):
-        return Plan(lowered, settings, None, "")
+        return Plan(lower(pruned, example, rules=settings.rules), settings, None, "")
+    shape = tuple(example.shape[1:])
+    key = Timings.key(dense, shape, settings.batch, settings.threads)
+    key += Timings.key(pruned, shape, settings.batch, settings.threads, settings)
+    decided = chooser.timings.plans.get(key)
+    if decided is not None:
+        lowered = lower(pruned, example, rules=settings.rules, chooser=chooser, known=decided.layers)
+        if all(layer.form == decided.layers[layer.name].form for layer in lowered.layers):
+            return Plan(lowered, settings, decided.whole, decided.note)
+    planned = _timed(dense, pruned, example, settings, chooser)
+    layers = {layer.name: layer for layer in planned.lowered.layers}
+    chooser.timings.add_plan(key, Decided(layers, planned.whole, planned.note))
+    chooser.timings.save()
+    return planned
+
+
+def _timed(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSettings, chooser: Measured) -> Plan:
+    """Choose by the times of layers, then of the whole."""
+    lowered = lower(pruned, example, rules=settings.rules, chooser=chooser)
     chooser.timings.save()
     wholes = [lowered]
-    if settings.kernels:
+    if any("vector-block" in layer.costs and layer.form != "vector-block" for layer in lowered.layers):
         # side by side, kernels spare each other the reorders that each pays between other operators
         runs = Preferring("vector-block", chooser)
         wholes.append(lower(pruned, example, rules=settings.rules, chooser=runs))
     wholes = [whole for whole in wholes if whole.smaller]
     if not wholes:
         return Plan(lowered, settings, None, "no layer is smaller or faster in another form than dense")
-    timed = [(against(dense, whole.model, example, settings, chooser.timings), whole) for whole in wholes]
+    against = Against(dense, example, settings)
+    timed = [(against(whole.model), whole) for whole in wholes]
     compared, best = max(timed, key=lambda pair: pair[0].ratio)
     note, left = "", dict[str, str]()
     while compared.ratio < 1 + SAME and _changed(best):
@@ -172,7 +190,7 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
         )
         left |= {layer.name: "the whole was not faster" for layer in _changed(best) if layer not in kept}
         best = lower(pruned, example, rules=settings.rules, chooser=chooser, dense=left)
-        compared = against(dense, best.model, example, settings, chooser.timings) if best.smaller else compared
+        compared = against(best.model) if best.smaller else compared
     if best.smaller and compared.ratio_high <= 1 + SAME:
         note = (
             "no layer gains in another form, and without the filters that nothing reads the whole is "
@@ -191,27 +209,22 @@ def _changed(lowered: Lowered) -> list[LoweredLayer]:
     return [layer for layer in lowered.layers if layer.form != "dense"]
 
 
-def against(
-    dense: nn.Module, compact: nn.Module, example: Tensor, settings: PlanSettings, timings: Timings | None = None
-) -> Comparison:
-    """Time a model against the dense one, its batch norms folded, in the runtime of a plan, or remember how it was.
+class Against:
+    """Times models against the dense one, its batch norms folded, in the runtime of a plan.
 
     Args:
-        dense: The one.
-        compact: The other.
+        dense: What they must beat.
         example: Its shape is that of the images.
         settings: The runtime.
-        timings: What is remembered; None measures anew.
     """
-    key = "".join(
-        Timings.key(model, tuple(example.shape[1:]), settings.batch, settings.threads) for model in (dense, compact)
-    )
-    if timings is not None and key in timings.wholes:
-        return timings.wholes[key]
-    target = PLAN_TARGETS[settings.target]()
-    reference = fold_batch_norms(dense, example)
-    compared = target.against(reference, compact, example, batch=settings.batch, threads=settings.threads)
-    if timings is not None:
-        timings.add_whole(key, compared)
-        timings.save()
-    return compared
+
+    def __init__(self, dense: nn.Module, example: Tensor, settings: PlanSettings) -> None:
+        self.target, self.example, self.settings = PLAN_TARGETS[settings.target](), example, settings
+        self.reference = self.target.reference(fold_batch_norms(dense, example), example)
+
+    def __call__(self, compact: nn.Module) -> Comparison:
+        """Time a model."""
+        settings = self.settings
+        return self.target.against(
+            self.reference, compact, self.example, batch=settings.batch, threads=settings.threads
+        )

@@ -48,8 +48,27 @@ def test_the_four_commands(hc, digits, tmp_path):
         assert (tmp_path / "hetrun" / "export" / name).stat().st_size > 0
         assert f"verified: hetrun/export/{name}" in out
     assert "accuracy after export:" in out
+    assert "nothing was trained" not in err
     lines = [json.loads(line) for line in (tmp_path / "hetrun" / "metrics.jsonl").read_text().splitlines()]
     assert lines[0]["step"] == 6
+
+
+def test_accuracy_of_what_was_never_trained_is_put_into_its_place(hc, digits):
+    hc("convert", "model.pt", *digits)
+    hc("prune", "--density", 0.3)
+    code, out, err = hc("export", "--onnx", "--data", "digits", "--seconds", 0)
+    assert code == 0, err
+    assert "accuracy after export:" in out
+    assert "NOTE: nothing was trained after pruning, which costs accuracy; `hetcompress finetune` wins it back" in err
+
+
+def test_files_are_planned_in_the_runtime_that_opens_them(hc, digits, tmp_path):
+    hc("convert", "model.pt", *digits)
+    hc("prune", "--density", 0.3)
+    for options, target in ((("--pt2",), "torch-cpu"), (("--onnx", "--pt2"), "ort-cpu"),
+                            (("--pt2", "--target", "ort-cpu"), "ort-cpu")):  # fmt: skip
+        assert hc("export", *options, "--seconds", 0)[0] == 0
+        assert json.loads((tmp_path / "hetrun" / "plan.json").read_text())["target"] == target
 
 
 def test_report_as_a_table_with_latency(hc, digits):

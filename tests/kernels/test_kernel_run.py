@@ -45,6 +45,13 @@ def test_the_environment_names_the_instruction_set(named):
     assert done.stdout.strip() == repr((named if named == "portable" else best_path()).encode())
 
 
+def test_an_instruction_set_that_is_none_is_said():
+    code = "from hetcompress.kernels import available; print(available()[1])"
+    environment = os.environ | {"HETCOMPRESS_KERNEL_PATH": "avx1024"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert "HETCOMPRESS_KERNEL_PATH names 'avx1024', which is not an instruction set" in done.stdout
+
+
 def case_of(shape, filters, geometry, density=0.3, vector=16):
     generator = torch.Generator().manual_seed(0)
     geometry = dataclasses.replace(geometry, in_channels=shape[1], out_channels=filters)

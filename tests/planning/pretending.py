@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from hetcompress.latency import Comparison, Latency
+from hetcompress.comparisons import Comparison, Latency
 from hetcompress.lowering import conv_weights
 from hetcompress.planning import measured, runtimes
 from hetcompress.planning.runtimes import PLAN_TARGETS, OrtCpu
@@ -17,6 +17,9 @@ class Weighing(OrtCpu):
 
     def runner(self, form, images, threads):
         return lambda: float(conv_weights(form))
+
+    def reference(self, dense, example):
+        return dense
 
 
 def compared(dense, compact, *_, batches=(1,), hidden=0.0, **__):

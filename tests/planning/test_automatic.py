@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hetcompress.latency import Comparison, Latency
+from hetcompress.comparisons import Comparison, Latency
 from hetcompress.lowering import lower
 from hetcompress.nn import HetConv2d
 from hetcompress.planning import DEFAULT, PlanSettings, automatic, plan
@@ -15,11 +15,11 @@ from hetcompress.planning.whole import Plan
 EXAMPLE = torch.zeros(1, 8, 6, 6)
 
 
-def half():
+def half(group_out="all"):
     """A net of which a MAC ratio of 2 is left: every second channel is read."""
-    shapes = torch.ones(1, 8, 3, 3, dtype=torch.bool)
+    shapes = torch.ones(1 if group_out == "all" else 16 // group_out, 8, 3, 3, dtype=torch.bool)
     shapes[:, ::2] = False
-    return nn.Sequential(HetConv2d.from_conv2d(nn.Conv2d(8, 16, 3), shapes, "all", 1)).eval()
+    return nn.Sequential(HetConv2d.from_conv2d(nn.Conv2d(8, 16, 3), shapes, group_out, 1)).eval()
 
 
 @pytest.fixture
@@ -27,14 +27,18 @@ def wholes(monkeypatch):
     """Let wholes be as fast as told, with and without our kernel; returns a setter and what was planned."""
     planned = []
 
-    def tell(stock, ours, ready=(True, "")):
+    def tell(stock, ours, ready=(True, ""), costs=None):
         def pretended(dense, pruned, example, settings):
             planned.append(settings)
             ratio = ours if settings.kernels else stock
-            latency = Latency.of([1.0, 1.0], batch=1, threads=1, runtime="x")
             bounds = ratio if isinstance(ratio, tuple) else (ratio, ratio, ratio)
-            whole = None if ratio is None else Comparison(latency, latency, *bounds)
-            return Plan(lower(pruned, example), settings, whole, "")
+            slow, fast = (Latency.of([t or 1.0], batch=1, threads=1, runtime="x") for t in (bounds[0], 1.0))
+            whole = None if ratio is None else Comparison(slow, fast, *bounds)
+            lowered = lower(pruned, example)
+            if costs:
+                layers = (dataclasses.replace(lowered.layers[0], form="vector-block", costs=costs),)
+                lowered = dataclasses.replace(lowered, layers=layers)
+            return Plan(lowered, settings, whole, "")
 
         monkeypatch.setattr(automatic.whole, "plan", pretended)
         monkeypatch.setattr(automatic, "available", lambda: ready)
@@ -59,6 +63,28 @@ def test_our_kernel_is_tried_where_stock_operators_show_little(wholes, stock, ou
     assert result.settings.kernels is kernels[-1], "a plan tells what was decided"
     assert result.note == ""
     assert {settings.plan for settings in planned} == {"fast"}
+
+
+@pytest.mark.parametrize(
+    ("ours", "costs", "kernels"),
+    [
+        (1.9, {"dense": 1.0, "vector-block": 0.5}, [True]),  # stock operators would take 1.5 of 1.9 ms
+        (1.9, {"dense": 1.0, "crop": 0.6, "vector-block": 0.5}, [True, False]),  # 1.1 of 1.9 ms, for a MAC ratio of 2
+        (1.2, {"dense": 1.0, "vector-block": 0.9}, [True, False]),  # too little for a library
+        (None, {"dense": 1.0}, [True, False]),
+    ],
+)
+def test_fine_shapes_are_planned_with_our_kernel_first(wholes, ours, costs, kernels):
+    planned = wholes(1.5, ours, costs=costs)
+    result = plan(half(8), half(8), EXAMPLE, DEFAULT)
+    assert [settings.kernels for settings in planned] == kernels
+    assert result.settings.kernels is kernels[-1]
+
+
+def test_fine_shapes_without_a_library_are_planned_in_stock_operators(wholes):
+    planned = wholes(1.5, 9.0, ready=(False, "it was not compiled"))
+    plan(half(8), half(8), EXAMPLE, DEFAULT)
+    assert [settings.kernels for settings in planned] == [False]
 
 
 @pytest.mark.parametrize(("stock", "ours"), [(1.2, 1.49), (None, 1.2), (1.2, None)])

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from hetcompress import latency
+from hetcompress.comparisons import Comparison, Latency
 from hetcompress.errors import UsageError
-from hetcompress.latency import Comparison, Latency
-from hetcompress.lowering import LOWERINGS, ORDER, Survey, fold_batch_norms
+from hetcompress.lowering import LOWERINGS, ORDER, FewestMacs, Survey, fold_batch_norms, is_crumbled, lower
 from hetcompress.nn import HetConv2d
-from hetcompress.planning import PLANS, Measured, PlanSettings, measured, plan, runtimes, timings
+from hetcompress.planning import PLANS, Measured, PlanSettings, measured, plan, runtimes, timings, whole
 from hetcompress.planning.runtimes import PLAN_TARGETS, PlanTarget, TorchCuda
 from hetcompress.planning.surroundings import in_surroundings
 from hetcompress.planning.timings import Timings
@@ -195,6 +195,54 @@ def test_planning_again_builds_what_won_alone(monkeypatch):
     net.second.kernel_shapes[:, 1] = False
     assert "pointwise-plus" in plan(dense_of(net), net, example, SETTINGS).lowered.layers[0].form
     assert set(built) > {"pointwise-plus", "dense"}, "another pattern is looked at anew"
+
+
+def test_a_plan_that_gave_up_layers_is_not_put_together_by_trial_again(monkeypatch):
+    monkeypatch.setattr(measured, "cheapest", lambda costs, _: "pointwise-plus" if len(costs) > 1 else "dense")
+    asked = pretend(monkeypatch, (0.5, 0.5, 0.5))
+    net, example = Net().eval(), torch.zeros(1, 3, 12, 12)
+    first = plan(dense_of(net), net, example, SETTINGS)
+    assert first.note
+    lowered = []
+    monkeypatch.setattr(whole, "lower", lambda *a, **k: lowered.append(k.get("known")) or lower(*a, **k))
+    assert plan(dense_of(net), net, example, SETTINGS).to_json() == first.to_json()
+    assert [set(known) for known in lowered] == [{"second"}]
+    assert len(asked) == 1
+    # another way of choosing is another plan, and so is another dense net
+    plan(dense_of(net), net, example, dataclasses.replace(SETTINGS, plan="fast"))
+    plan(nn.Sequential(dense_of(net)), net, example, SETTINGS)
+    assert len(asked) == 3
+
+
+def test_sets_of_filters_that_crumble_into_small_convolutions_are_not_built(monkeypatch):
+    monkeypatch.setattr(measured, "_medians", lambda runners, **_: {name: float(len(name)) for name in runners})
+    generator = torch.Generator().manual_seed(0)
+    fine = HetConv2d.from_conv2d(nn.Conv2d(32, 128, 3), torch.rand(8, 32, 3, 3, generator=generator) < 0.3, 16, 1)
+    comb = torch.zeros(8, 32, 3, 3, dtype=torch.bool)
+    comb[:, :, 1, 1] = True
+    for phase in range(8):
+        comb[phase, phase::8] = True
+    rules = ("dense", "filter-split")
+    for shapes, crumbled in ((fine, True), (HetConv2d.from_conv2d(nn.Conv2d(32, 128, 3), comb, 16, 1), False)):
+        assert is_crumbled(shapes) is crumbled
+        for chooser in (Measured(Pretended(monkeypatch), batch=1, threads=1), FewestMacs()):
+            layer = lower(nn.Sequential(shapes).eval(), torch.zeros(1, 32, 6, 6), rules=rules, chooser=chooser).layers[
+                0
+            ]
+            unbuilt = crumbled and isinstance(chooser, Measured)
+            assert ("filter-split" not in layer.costs) is unbuilt
+            assert (layer.refused.get("filter-split") == "too many small convolutions to pay") is unbuilt
+
+
+def test_a_plan_whose_forms_no_longer_fit_is_made_anew(monkeypatch):
+    pretend(monkeypatch, (2.0, 2.0, 2.1))
+    net, example = Net().eval(), torch.zeros(1, 3, 12, 12)
+    first = plan(dense_of(net), net, example, SETTINGS)
+    odd = dataclasses.replace(first.lowered.layers[0], form="filter-split")
+    monkeypatch.setattr(timings.Decided, "from_json", lambda _: timings.Decided({"second": odd}, None, "odd"))
+    again = plan(dense_of(net), net, example, SETTINGS)
+    assert "filter-split" in again.lowered.layers[0].refused
+    assert again.note != "odd"
 
 
 def test_what_no_longer_applies_is_looked_at_anew(monkeypatch):
