@@ -10,6 +10,7 @@ The Python interface is the same verbs as the command line's, on the same run fo
     print(hc.report().mac_ratio_executed)
     hc.export(("onnx",))
     hc.bench(["dense", "lowered"])
+    model = hc.lowered()
 
 Names are resolved when they are first used, so that importing the package, and `hetcompress --help`, stays fast.
 """
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from hetcompress.pipeline import convert as convert
     from hetcompress.pipeline import export as export
     from hetcompress.pipeline import finetune as finetune
+    from hetcompress.pipeline import lowered as lowered
     from hetcompress.pipeline import prune as prune
     from hetcompress.pipeline import report as report
     from hetcompress.planning import PlanSettings as PlanSettings
@@ -46,6 +48,7 @@ _HOMES = {
     "report": "pipeline",
     "export": "pipeline",
     "bench": "pipeline",
+    "lowered": "pipeline",
     "DataSettings": "pipeline",
     "Converted": "pipeline",
     "Int8Settings": "pipeline",

@@ -10,6 +10,7 @@ from hetcompress.pipeline._demo import Demo, demo
 from hetcompress.pipeline._export import ExportReport, export
 from hetcompress.pipeline._finetune import finetune
 from hetcompress.pipeline._int8 import Int8Report, Int8Settings
+from hetcompress.pipeline._lowered import lowered
 from hetcompress.pipeline._prune import prune
 from hetcompress.pipeline._report import LayerReport, Report, report
 from hetcompress.planning import PlanSettings
@@ -32,6 +33,7 @@ __all__ = [
     "demo",
     "export",
     "finetune",
+    "lowered",
     "prune",
     "report",
 ]

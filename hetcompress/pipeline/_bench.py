@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from hetcompress.artifacts import RunFolder
 from hetcompress.benchmarking import Timing, side_by_side
 from hetcompress.candidates import Candidate, model_candidate, onnx_candidate, program_candidate
 from hetcompress.errors import InputError, UsageError
-from hetcompress.kernels import available
 from hetcompress.latency import RUNTIMES
 from hetcompress.lowering import fold_batch_norms
 from hetcompress.machine import Machine, machine
 from hetcompress.models import load_model
-from hetcompress.pipeline._report import lowered_pair
-from hetcompress.planning import DEFAULT, PlanSettings
+from hetcompress.pipeline._lowered import as_exported
 
 __all__ = ["Bench", "BenchItem", "bench"]
 
@@ -205,26 +202,11 @@ class _Opener:
         folder = RunFolder.open(self.run, factory=self.arch)
         size = folder.input_spec.size
         if word == "lowered":
-            model = self._lowered(folder)
+            model, how = as_exported(folder)
+            self.notes.append(f"lowered: {how}")
         else:
             model = fold_batch_norms(folder.dense_model(), torch.zeros(1, *size))
         return model_candidate(name, model, size, self.runtime or "onnxruntime")
-
-    def _lowered(self, folder: RunFolder) -> nn.Module:
-        """Return the model of a run, lowered by the plan of its export, or as it would be exported."""
-        exported = (folder.stage("export") or {}).get("plan")
-        if exported is not None and exported["kernels"] and not available()[0]:
-            self.notes.append(
-                "lowered: the export has layers in our kernel, which is not here: stock operators instead"
-            )
-            exported = {**exported, "kernels": False}
-        settings = DEFAULT if exported is None else PlanSettings.from_json(exported)
-        planned = lowered_pair(folder, settings)[2]
-        why = "nothing is exported yet" if exported is None else "as exported"
-        if exported is not None and planned.summary()["forms"] != exported["forms"]:
-            why = "as exported, but other forms are the fastest now; name the exported file to time what it has"
-        self.notes.append(f"lowered: plan {planned.settings} ({why})")
-        return planned.lowered.model
 
     def _program(self, path: Path, name: str) -> Candidate:
         self._runs_in("torch", path)

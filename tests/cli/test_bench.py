@@ -4,9 +4,12 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import hetcompress
+from hetcompress.artifacts import RunFolder
+from hetcompress.errors import InputError
 from hetcompress.graphs import onnx_bytes
 from hetcompress.models import MODELS
 
@@ -58,6 +61,31 @@ def test_the_lowered_model_is_the_one_that_was_exported(hc, digits, library, tmp
     assert "NOTE: lowered: plan macs, our kernel among the forms (as exported)" in err
     exported = (tmp_path / "hetrun" / "export" / "model.onnx").stat().st_size
     assert json.loads(out)["result"]["items"][0]["bytes"] == exported != stock
+
+
+def test_the_exported_model_in_python(hc, digits, tmp_path):
+    hc("convert", "model.pt", *digits)
+    hc("prune", "--density", 0.5)
+    run = tmp_path / "hetrun"
+    assert hc("export", "--safetensors", "--plan", "macs", "--seconds", 0)[0] == 0
+    pruned = RunFolder.open(run).pruned_model().eval()
+    images = torch.randn(2, 1, 8, 8)
+    model = hetcompress.lowered(run)
+    assert not model.training
+    assert torch.allclose(model(images), pruned(images), atol=1e-5)
+    model.load_state_dict(load_file(run / "export" / "model.safetensors"))
+    # the forms are those of the export, whatever would be planned
+    plan = json.loads((run / "plan.json").read_text())
+    for layer in plan["layers"]:
+        layer["form"] = "dense"
+    (run / "plan.json").write_text(json.dumps(plan))
+    forms = [module for module in hetcompress.lowered(run).modules() if isinstance(module, nn.Conv2d)]
+    assert len(forms) == len([module for module in pruned.modules() if isinstance(module, nn.Conv2d)])
+    (run / "plan.json").write_text("{}")
+    with pytest.raises(InputError, match=r"plan\.json: expected the plan of an export, found KeyError.*export again"):
+        hetcompress.lowered(run)
+    (run / "plan.json").unlink()
+    assert torch.allclose(hetcompress.lowered(run)(images), pruned(images), atol=1e-5)
 
 
 def test_in_torch_and_in_python(hc, digits, tmp_path, monkeypatch):
