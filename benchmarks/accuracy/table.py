@@ -31,8 +31,8 @@ NAMES = {
 MATCHED = {"stock": ", as fast with stock operators", "kernels": ", as fast as ours with its kernel"}
 """What is said of a peer that is not brought to the MACs of ours."""
 HEAD = """\
-| recipe | method | epochs | seeds | MAC ratio | time ratio, batch 1 | batch 16 | accuracy, % |
-|---|---|---|---|---|---|---|---|"""
+| recipe | method | epochs | seeds | MAC ratio | time ratio, batch 1 | batch 16 | timed on | accuracy, % |
+|---|---|---|---|---|---|---|---|---|"""
 Row = Mapping[str, Any]
 
 
@@ -61,7 +61,8 @@ def line(seeds: Sequence[Row]) -> str:
     ratio = statistics.mean(row.get("mac_ratio_executed", row["mac_ratio_effective"]) for row in seeds)
     times = [time_ratio(seeds, place) for place in (0, 1)]
     epochs = seeds[0]["settings"]["train"]["epochs"]
-    cells = (f"`{key['recipe']}`", name, f"{epochs:g}", len(seeds), f"{ratio:.2f}", *times, accuracy(seeds))
+    machines = ", ".join(sorted({row["machine"]["cpu"] for row in seeds if row.get("time")}))
+    cells = (f"`{key['recipe']}`", name, f"{epochs:g}", len(seeds), f"{ratio:.2f}", *times, machines, accuracy(seeds))
     return f"| {' | '.join(map(str, cells))} |"
 
 
