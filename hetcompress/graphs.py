@@ -189,11 +189,13 @@ def _serialized(program: torch.onnx.ONNXProgram, forms: Placed) -> bytes:
 
 
 def _name_batch_(graph: onnx.GraphProto) -> None:
-    """Call the free size "batch", which tracing has given a number."""
-    for value in (*graph.input, *graph.output):
-        for size in value.type.tensor_type.shape.dim[:1]:
-            if size.HasField("dim_param"):
-                size.dim_param = "batch"
+    """Call the input's free size, to which tracing has given a number, "batch", there and where outputs have it."""
+    values = [*graph.input, *graph.output]
+    sizes = [size for value in values for size in value.type.tensor_type.shape.dim]
+    traced = {size.dim_param for size in graph.input[0].type.tensor_type.shape.dim[:1]} - {""}
+    for size in sizes:
+        if size.dim_param in traced:
+            size.dim_param = "batch"
 
 
 def _check(model: onnx.ModelProto) -> None:

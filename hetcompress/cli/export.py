@@ -68,7 +68,7 @@ def export(
     settings = data_settings(data, data_root, download=download) if data is not None else None
     quantised = pipeline.Int8Settings(int8_drop, int8_images) if int8 else None
     batches = batch or [1, 16]
-    runtime = target or ("ort-cpu" if onnx else "torch-cpu")
+    runtime = target or pipeline.planned_in(wanted)
     result = pipeline.export(
         wanted, run, out=out, data=settings, int8=quantised, arch=arch,
         plan=plan_settings(plan, runtime, batches[0], threads, kernels=kernels), batches=batches, threads=threads,

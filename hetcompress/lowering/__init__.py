@@ -10,7 +10,7 @@ from hetcompress.lowering import (  # noqa: F401  each enters itself into LOWERI
     vector_block,
 )
 from hetcompress.lowering.base import LOWERINGS, Lowering, Verdict
-from hetcompress.lowering.choice import ORDER, Lowered, LoweredLayer, forms_of, input_shapes, lower
+from hetcompress.lowering.choice import ORDER, Lowered, LoweredLayer, Tidy, forms_of, input_shapes, lower, tidy
 from hetcompress.lowering.choosers import Chooser, FewestMacs, Preferring, Survey, cheapest
 from hetcompress.lowering.filter_split import is_crumbled
 from hetcompress.lowering.folding import fold_batch_norms
@@ -26,6 +26,7 @@ __all__ = [
     "Lowering",
     "Preferring",
     "Survey",
+    "Tidy",
     "Verdict",
     "cheapest",
     "conv_weights",
@@ -34,4 +35,5 @@ __all__ = [
     "input_shapes",
     "is_crumbled",
     "lower",
+    "tidy",
 ]

@@ -20,7 +20,7 @@ from hetcompress.memory import frugal, trim
 from hetcompress.nn import HetConv2d
 from hetcompress.surgery import copy_in, named_modules_of, replace_modules_
 
-__all__ = ["ORDER", "Lowered", "LoweredLayer", "forms_of", "input_shapes", "lower"]
+__all__ = ["ORDER", "Lowered", "LoweredLayer", "Tidy", "forms_of", "input_shapes", "lower", "tidy"]
 
 ORDER = ("dense", "crop", "pointwise-plus", "shape-sum", "tap-gemm", "filter-split")
 """From the simplest form to the most involved; of two that cost alike the simpler one is taken."""
@@ -83,8 +83,37 @@ class Lowered:
         return any(layer.macs_executed != layer.macs_dense for layer in self.layers)
 
 
+@dataclasses.dataclass(frozen=True)
+class Tidy:
+    """A copy of a pruned model with its channels tidied, ready for `lower`, which uses it up.
+
+    Attributes:
+        model: The copy, in eval mode.
+        before: What the model makes of random images.
+        shapes: See `input_shapes`.
+        weights: Of each pruned layer before, by name.
+    """
+
+    model: nn.Module
+    before: Sameness
+    shapes: dict[str, tuple[tuple[int, ...], int]]
+    weights: dict[str, int]
+
+
+def tidy(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> Tidy:
+    """Return a tidied copy of a pruned model, which is left alone.
+
+    Raises:
+        VerificationError: The copy computes something else.
+    """
+    weights = {name: layer.weight.numel() for name, layer in named_modules_of(model, HetConv2d).items()}
+    before = Sameness.on_random_images(model, example_input)
+    copied = tidied(model, before)
+    return Tidy(copied, before, input_shapes(copied, example_input), weights)
+
+
 def lower(
-    model: nn.Module,
+    model: nn.Module | Tidy,
     example_input: Float[Tensor, "n c h w"],
     *,
     rules: Sequence[str] = ORDER,
@@ -95,7 +124,7 @@ def lower(
     """Return a copy of a pruned model in which every `HetConv2d` has become one of the forms that fit it.
 
     Args:
-        model: With `HetConv2d` layers; it is left alone.
+        model: With `HetConv2d` layers; it is left alone, unless it is a tidied copy already.
         example_input: Its shape is that of the images.
         rules: Lowerings to choose from, the simplest first.
         chooser: What picks among them; None takes the fewest MACs.
@@ -106,10 +135,8 @@ def lower(
         VerificationError: A form, or the whole, computes something else.
     """
     chooser, dense, known = chooser or FewestMacs(), dense or {}, known or {}
-    weights = {name: layer.weight.numel() for name, layer in named_modules_of(model, HetConv2d).items()}
-    before = Sameness.on_random_images(model, example_input)
-    lowered = tidied(model, before)
-    shapes = input_shapes(lowered, example_input)
+    ready = model if isinstance(model, Tidy) else tidy(model, example_input)
+    before, lowered, shapes, weights = ready.before, ready.model, ready.shapes, ready.weights
     layers = []
     for name in [*named_modules_of(lowered, HetConv2d)]:  # names alone: the layers go one by one
         layer = lowered.get_submodule(name)

@@ -7,7 +7,7 @@ from hetcompress.pipeline._bench import Bench, BenchItem, bench
 from hetcompress.pipeline._common import DataSettings, Pruned
 from hetcompress.pipeline._convert import Converted, convert
 from hetcompress.pipeline._demo import Demo, demo
-from hetcompress.pipeline._export import ExportReport, export
+from hetcompress.pipeline._export import ExportReport, export, planned_in
 from hetcompress.pipeline._finetune import finetune
 from hetcompress.pipeline._int8 import Int8Report, Int8Settings
 from hetcompress.pipeline._lowered import lowered
@@ -34,6 +34,7 @@ __all__ = [
     "export",
     "finetune",
     "lowered",
+    "planned_in",
     "prune",
     "report",
 ]

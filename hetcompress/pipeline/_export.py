@@ -29,7 +29,7 @@ from hetcompress.pipeline._report import lowered_pair
 from hetcompress.planning import DEFAULT, Plan, PlanSettings
 from hetcompress.targets import EXPORT_TARGETS, Exported, export_model
 
-__all__ = ["ExportReport", "export"]
+__all__ = ["ExportReport", "export", "planned_in"]
 
 SAMPLES = 256
 """Real images with which exported files are verified."""
@@ -89,7 +89,7 @@ def export(
     data: DataSettings | None = None,
     int8: Int8Settings | None = None,
     arch: str | None = None,
-    plan: PlanSettings = DEFAULT,
+    plan: PlanSettings | None = None,
     batches: Sequence[int] = (1, 16),
     threads: int = 1,
     seconds: float = 2.0,
@@ -105,7 +105,7 @@ def export(
         data: Where real images come from; None takes what fine-tuning used.
         int8: Also write ``model.int8.onnx`` beside the ONNX file, this way.
         arch: The user's own factory, where the run was made with one.
-        plan: How the form of each layer is chosen.
+        plan: How the form of each layer is chosen; None is `DEFAULT`, in the runtime that opens the files.
         batches: Batch sizes for latency.
         threads: Threads for latency.
         seconds: Time to spend on each comparison; 0 skips latency.
@@ -118,6 +118,7 @@ def export(
         VerificationError: A file does not compute what the model does; or `strict` and there are complaints.
     """
     check_seconds(seconds)
+    plan = plan or dataclasses.replace(DEFAULT, target=planned_in(targets))
     folder = RunFolder.open(run, factory=arch)
     images = data or _recorded_data(folder)
     paths = _paths(targets, out or folder.path / "export", int8, images, may_replace=out is None or force)
@@ -176,6 +177,11 @@ def export(
     if strict:
         _refuse(result.complaints)
     return result
+
+
+def planned_in(targets: Sequence[str]) -> str:
+    """Return the runtime in which forms are timed for these export targets, if the user names none."""
+    return "ort-cpu" if "onnx" in targets else "torch-cpu"
 
 
 def _refuse(complaints: Sequence[str]) -> None:

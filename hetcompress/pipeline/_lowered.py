@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -12,11 +11,14 @@ from torch import nn
 from hetcompress.artifacts import RunFolder
 from hetcompress.errors import InputError
 from hetcompress.kernels import available
-from hetcompress.lowering import LoweredLayer, lower
+from hetcompress.lowering import LOWERINGS, LoweredLayer, lower
 from hetcompress.pipeline._report import lowered_pair
-from hetcompress.planning import DEFAULT, PlanSettings
+from hetcompress.planning import DEFAULT
+from hetcompress.planning.measured import OURS
 
 __all__ = ["as_exported", "lowered"]
+
+NO_LIBRARY = "our kernel is not here"
 
 
 def lowered(run: Path = Path("hetrun"), *, arch: str | None = None) -> nn.Module:
@@ -43,21 +45,23 @@ def as_exported(folder: RunFolder) -> tuple[nn.Module, str]:
         planned = lowered_pair(folder, DEFAULT)[2]
         return planned.lowered.model, f"plan {planned.settings} (nothing is exported yet)"
     try:
-        values = json.loads(folder.plan.read_text(encoding="utf-8"))
-        layers = {layer["name"]: LoweredLayer(**layer) for layer in values["layers"]}
-        ours = bool(values["kernels"])
+        written = json.loads(folder.plan.read_text(encoding="utf-8"))["layers"]
+        forms = {str(layer["name"]): LoweredLayer(**layer) for layer in written}
+        unknown = [form for form in {layer.form for layer in forms.values()} if form not in LOWERINGS]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"file {folder.plan}", expected="the plan of an export", found=f"{type(error).__name__}: {error}",
-            fix="export again",
-        ) from None  # fmt: skip
-    if ours and not available()[0]:
-        settings = dataclasses.replace(DEFAULT, kernels=False)
-        return lowered_pair(folder, settings)[2].lowered.model, (
-            "the export has layers in our kernel, which is not here: stock operators instead"
-        )
-    settings = PlanSettings.from_json(values)
-    model = lower(
-        folder.pruned_model(), torch.zeros(1, *folder.input_spec.size), rules=settings.rules, known=layers
-    ).model
-    return model, f"plan {settings} (as exported)"
+        raise _unreadable(folder, f"{type(error).__name__}: {error}") from None
+    if unknown:
+        raise _unreadable(folder, f"no form that there is: {', '.join(unknown)}")
+    missing = {} if available()[0] else {name: NO_LIBRARY for name, layer in forms.items() if layer.form == OURS}
+    example = torch.zeros(1, *folder.input_spec.size)
+    known = {name: layer for name, layer in forms.items() if name not in missing}
+    result = lower(folder.pruned_model(), example, rules=("dense",), dense=missing, known=known)
+    for layer in result.layers:
+        if layer.name not in missing and (layer.name not in forms or layer.form != forms[layer.name].form):
+            raise _unreadable(folder, f"layer {layer.name} in a form that does not fit it, or in none")
+    without = f"; {len(missing)} layers dense, since {NO_LIBRARY}: {available()[1]}" if missing else ""
+    return result.model, f"in the forms of the export{without}"
+
+
+def _unreadable(folder: RunFolder, found: str) -> InputError:
+    return InputError(f"file {folder.plan}", expected="the plan of an export", found=found, fix="export again")

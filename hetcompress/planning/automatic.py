@@ -14,6 +14,7 @@ from hetcompress.cost import layer_macs
 from hetcompress.kernels import available
 from hetcompress.nn import HetConv2d
 from hetcompress.planning import whole
+from hetcompress.planning.measured import OURS
 from hetcompress.planning.whole import Plan, PlanSettings
 from hetcompress.surgery import named_modules_of
 
@@ -21,7 +22,6 @@ __all__ = ["ENOUGH", "WORTH", "plan"]
 
 ENOUGH = 0.7
 """Share of the MAC ratio inside the masks that a clock must show; stock operators that do so need no kernel."""
-OURS = "vector-block"
 WORTH = 1.25
 """How much faster than stock operators our kernel must be for a file to depend on its library."""
 
@@ -84,9 +84,10 @@ def _pays(ours: Plan, stock: float) -> bool:
 
 
 def _without_ours(planned: Plan) -> float:
-    """Return the time ratio that the times of single layers promise of stock operators, where the clock told of ours.
+    """Return the time ratio that the times of single layers promise of stock operators.
 
-    Our kernel alone pays reorders that it does not pay in the whole, so this is more than stock operators would show.
+    The survey of each layer holds every form that a plan of stock operators would look at.  Our kernel alone pays
+    reorders that it does not pay in the whole, so the promise is rather too high.
     """
     if planned.whole is None:
         return math.inf

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from hetcompress.comparisons import STEADY, Comparison
+from hetcompress.comparisons import Comparison
 from hetcompress.errors import HetCompressError
 from hetcompress.files import write_text
 from hetcompress.kernels import available, best_path
@@ -103,10 +103,9 @@ class Timings:
         self.changed = self.changed or bool(measured)
 
     def add_plan(self, key: str, decided: Decided) -> None:
-        """Remember a plan, unless it was made in a busy minute."""
-        if decided.whole is None or decided.whole.ratio_high <= STEADY * decided.whole.ratio_low:
-            self.plans[key] = decided
-            self.changed = True
+        """Remember a plan."""
+        self.plans[key] = decided
+        self.changed = True
 
     def add_survey(self, key: str, survey: Survey) -> None:
         """Remember what was found of the forms of a layer."""

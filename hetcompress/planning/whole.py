@@ -13,14 +13,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hetcompress.comparisons import SAME, Comparison
+from hetcompress.comparisons import SAME, STEADY, Comparison
 from hetcompress.errors import UsageError
 from hetcompress.kernels import available
-from hetcompress.lowering import ORDER, Chooser, Lowered, LoweredLayer, Preferring, fold_batch_norms, lower
-from hetcompress.planning.measured import Measured
-from hetcompress.planning.runtimes import PLAN_TARGETS
+from hetcompress.lowering import ORDER, Chooser, Lowered, LoweredLayer, Preferring, Tidy, fold_batch_norms, lower, tidy
+from hetcompress.nn import HetConv2d
+from hetcompress.planning.measured import OURS, Measured
+from hetcompress.planning.runtimes import PLAN_TARGETS, Reference
 from hetcompress.planning.timings import Decided, Timings
 from hetcompress.registry import suggestion
+from hetcompress.surgery import named_modules_of
 
 __all__ = ["DEFAULT", "FAST", "FEWEST_MACS", "PLANS", "Plan", "PlanSettings", "plan"]
 
@@ -63,7 +65,7 @@ class PlanSettings:
         ready, reason = available()
         if self.kernels and not ready:
             raise UsageError(
-                "--kernels", expected="the compiled library", found=reason, fix="build it, or pass --no-kernels"
+                "--kernels", expected="the compiled library", found=reason, fix="mend that, or pass --no-kernels"
             )
 
     @classmethod
@@ -85,8 +87,8 @@ class PlanSettings:
         """Return the lowerings to choose from."""
         if not self.kernels:
             return ORDER
-        # what tap-gemm gathers, the kernel executes in place
-        return tuple("vector-block" if rule == "tap-gemm" else rule for rule in ORDER)
+        place = ORDER.index("tap-gemm")  # simpler than that one, whose taps it executes in place
+        return (*ORDER[:place], OURS, *ORDER[place:])
 
     def chooser(self) -> Chooser | None:
         """Return what picks the forms; None for the fewest MACs."""
@@ -150,34 +152,47 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
     chooser = settings.chooser()
     if not isinstance(chooser, Measured):
         return Plan(lower(pruned, example, rules=settings.rules), settings, None, "")
-    shape = tuple(example.shape[1:])
-    key = Timings.key(dense, shape, settings.batch, settings.threads)
-    key += Timings.key(pruned, shape, settings.batch, settings.threads, settings)
+    ready = tidy(pruned, example)
+    key = _key(dense, ready, example, settings)
     decided = chooser.timings.plans.get(key)
     if decided is not None:
-        lowered = lower(pruned, example, rules=settings.rules, chooser=chooser, known=decided.layers)
+        lowered = lower(ready, example, rules=settings.rules, chooser=chooser, known=decided.layers)
         if all(layer.form == decided.layers[layer.name].form for layer in lowered.layers):
             return Plan(lowered, settings, decided.whole, decided.note)
-    planned = _timed(dense, pruned, example, settings, chooser)
-    layers = {layer.name: layer for layer in planned.lowered.layers}
-    chooser.timings.add_plan(key, Decided(layers, planned.whole, planned.note))
+        ready = tidy(pruned, example)
+    against = Against(dense, example, settings)
+    planned = _timed(against, pruned, ready, example, settings, chooser)
+    if against.steady:  # else it was a busy minute, and the next may decide otherwise
+        layers = {layer.name: layer for layer in planned.lowered.layers}
+        chooser.timings.add_plan(key, Decided(layers, planned.whole, planned.note))
     chooser.timings.save()
     return planned
 
 
-def _timed(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSettings, chooser: Measured) -> Plan:
+def _key(dense: nn.Module, ready: Tidy, example: Tensor, settings: PlanSettings) -> str:
+    """Return what a plan depends on: the structure of both models, and what each pruned layer reads."""
+    images = tuple(example.shape[1:])
+    groups = {name: layer.channel_groups for name, layer in named_modules_of(ready.model, HetConv2d).items()}
+    others = (settings, ready.shapes, ready.weights, groups)
+    return "".join(
+        Timings.key(model, images, settings.batch, settings.threads, *others) for model in (dense, ready.model)
+    )
+
+
+def _timed(
+    against: Against, pruned: nn.Module, ready: Tidy, example: Tensor, settings: PlanSettings, chooser: Measured
+) -> Plan:
     """Choose by the times of layers, then of the whole."""
-    lowered = lower(pruned, example, rules=settings.rules, chooser=chooser)
+    lowered = lower(ready, example, rules=settings.rules, chooser=chooser)
     chooser.timings.save()
     wholes = [lowered]
-    if any("vector-block" in layer.costs and layer.form != "vector-block" for layer in lowered.layers):
+    if any(OURS in layer.costs and layer.form != OURS for layer in lowered.layers):
         # side by side, kernels spare each other the reorders that each pays between other operators
-        runs = Preferring("vector-block", chooser)
+        runs = Preferring(OURS, chooser)
         wholes.append(lower(pruned, example, rules=settings.rules, chooser=runs))
     wholes = [whole for whole in wholes if whole.smaller]
     if not wholes:
         return Plan(lowered, settings, None, "no layer is smaller or faster in another form than dense")
-    against = Against(dense, example, settings)
     timed = [(against(whole.model), whole) for whole in wholes]
     compared, best = max(timed, key=lambda pair: pair[0].ratio)
     note, left = "", dict[str, str]()
@@ -219,12 +234,18 @@ class Against:
     """
 
     def __init__(self, dense: nn.Module, example: Tensor, settings: PlanSettings) -> None:
-        self.target, self.example, self.settings = PLAN_TARGETS[settings.target](), example, settings
-        self.reference = self.target.reference(fold_batch_norms(dense, example), example)
+        self.target, self.dense, self.example, self.settings = PLAN_TARGETS[settings.target](), dense, example, settings
+        self.reference: Reference | None = None
+        self.steady = True
+        """Whether all that was timed had an interval that says something."""
 
     def __call__(self, compact: nn.Module) -> Comparison:
         """Time a model."""
         settings = self.settings
-        return self.target.against(
+        if self.reference is None:
+            self.reference = self.target.reference(fold_batch_norms(self.dense, self.example), self.example)
+        found = self.target.against(
             self.reference, compact, self.example, batch=settings.batch, threads=settings.threads
         )
+        self.steady = self.steady and found.ratio_high <= STEADY * found.ratio_low
+        return found

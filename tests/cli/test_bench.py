@@ -58,7 +58,7 @@ def test_the_lowered_model_is_the_one_that_was_exported(hc, digits, library, tmp
     assert hc("export", "--onnx", "--seconds", 0, "--kernels", "--plan", "macs")[0] == 0
     code, out, err = hc(*timed)
     assert code == 0, err
-    assert "NOTE: lowered: plan macs, our kernel among the forms (as exported)" in err
+    assert "NOTE: lowered: in the forms of the export" in err
     exported = (tmp_path / "hetrun" / "export" / "model.onnx").stat().st_size
     assert json.loads(out)["result"]["items"][0]["bytes"] == exported != stock
 
@@ -81,8 +81,20 @@ def test_the_exported_model_in_python(hc, digits, tmp_path):
     (run / "plan.json").write_text(json.dumps(plan))
     forms = [module for module in hetcompress.lowered(run).modules() if isinstance(module, nn.Conv2d)]
     assert len(forms) == len([module for module in pruned.modules() if isinstance(module, nn.Conv2d)])
+    plan["target"] = "torch-cuda"  # where it was planned does not matter
+    (run / "plan.json").write_text(json.dumps(plan))
+    hetcompress.lowered(run)
+    misfit = "layer conv2 in a form that does not fit it, or in none"
+    for change, found in (
+        ({"form": "pointwise-plus"}, misfit), ({"name": "other"}, misfit), ({"form": ["crop"]}, "TypeError"),
+        ({"form": "x"}, "no form that there is: x"),
+    ):  # fmt: skip
+        (run / "plan.json").write_text(json.dumps({"layers": [plan["layers"][0] | change, *plan["layers"][1:]]}))
+        with pytest.raises(InputError, match=r"plan\.json: expected the plan .* found .*export again") as told:
+            hetcompress.lowered(run)
+        assert found in str(told.value)
     (run / "plan.json").write_text("{}")
-    with pytest.raises(InputError, match=r"plan\.json: expected the plan of an export, found KeyError.*export again"):
+    with pytest.raises(InputError, match="found KeyError: 'layers'"):
         hetcompress.lowered(run)
     (run / "plan.json").unlink()
     assert torch.allclose(hetcompress.lowered(run)(images), pruned(images), atol=1e-5)

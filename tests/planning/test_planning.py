@@ -214,6 +214,46 @@ def test_a_plan_that_gave_up_layers_is_not_put_together_by_trial_again(monkeypat
     assert len(asked) == 3
 
 
+def test_what_a_busy_minute_decided_is_not_remembered(monkeypatch):
+    monkeypatch.setattr(measured, "cheapest", lambda costs, _: "pointwise-plus" if len(costs) > 1 else "dense")
+    asked = pretend(monkeypatch, (1.0, 0.5, 2.0), (2.0, 1.95, 2.05))
+    net, example = Net().eval(), torch.zeros(1, 3, 12, 12)
+    busy = plan(dense_of(net), net, example, SETTINGS)
+    assert (busy.whole, [layer.form for layer in busy.lowered.layers]) == (None, ["dense"])
+    assert plan(dense_of(net), net, example, SETTINGS).whole.ratio == 2.0
+    plan(dense_of(net), net, example, SETTINGS)
+    assert len(asked) == 2
+
+
+def test_a_plan_is_for_what_is_left_after_tidying(monkeypatch):
+    asked = pretend(monkeypatch, (2.0, 2.0, 2.1))
+    monkeypatch.setattr(measured, "cheapest", lambda costs, _: [*costs][-1])
+    net, example = Net().eval(), torch.zeros(1, 3, 12, 12)
+    plan(dense_of(net), net, example, SETTINGS)
+    with torch.no_grad():
+        net.head.weight[:] = 1.0  # the structure is the same
+    plan(dense_of(net), net, example, SETTINGS)
+    assert len(asked) == 1
+    with torch.no_grad():
+        net.first.weight[:16] = 0.0
+        net.first.bias[:16] = -1.0  # constants, which are folded away
+    plan(dense_of(net), net, example, SETTINGS)
+    assert len(asked) == 2
+
+
+def test_our_kernel_does_not_hide_stock_forms_from_a_fast_plan(monkeypatch):
+    class Form(nn.Module):
+        def __init__(self, weights):
+            super().__init__()
+            self.conv = nn.Conv2d(1, weights, 1)
+
+    chooser = Measured(Pretended(monkeypatch), batch=1, threads=1, within=1.5)
+    monkeypatch.setattr(chooser, "times", lambda forms, _: dict.fromkeys(forms, 1.0))
+    forms = {name: Form(n) for name, n in (("dense", 90), ("crop", 30), ("shape-sum", 50), ("vector-block", 10))}
+    assert set(chooser.costs(forms, (1, 4, 4))) == {"dense", "crop", "vector-block"}
+    assert {"tap-gemm", "vector-block"} <= set(PlanSettings(kernels=True).rules)
+
+
 def test_sets_of_filters_that_crumble_into_small_convolutions_are_not_built(monkeypatch):
     monkeypatch.setattr(measured, "_medians", lambda runners, **_: {name: float(len(name)) for name in runners})
     generator = torch.Generator().manual_seed(0)
