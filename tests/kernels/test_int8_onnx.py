@@ -57,7 +57,9 @@ def test_residual():
 
 def test_equals_qlinear_conv():
     """Without limits, which that operator has not; it rounds as ours does."""
-    case = dataclasses.replace(CASE, geometry=dataclasses.replace(CASE.geometry, low=-float("inf")))
+    geometry = dataclasses.replace(CASE.geometry, low=-float("inf"))
+    # without VNNI that operator saturates sums of two products at 16 bits, which weights of 7 bits cannot reach
+    case = dataclasses.replace(CASE, geometry=geometry, weight=CASE.weight.clamp(-64, 64))
     weight = case.weight.numpy().astype(np.int8)
     numbers = {
         "xs": np.float32(case.held_in.scale), "xz": np.uint8(case.held_in.zero), "w": weight,
