@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 
 namespace hetc {
 namespace {
@@ -10,17 +11,15 @@ constexpr int64_t kElements = int64_t(1) << 44;  // of one buffer
 
 }  // namespace
 
-void require(bool holds, const std::string& what) {
-  if (!holds) throw Invalid(what);
-}
-
 void between(const char* name, int64_t value, int64_t low, int64_t high) {
-  require(value >= low && value <= high, std::string(name) + ": expected " + std::to_string(low) + " to " +
-                                             std::to_string(high) + ", found " + std::to_string(value));
+  if (value >= low && value <= high) return;
+  throw Invalid(std::string(name) + ": expected " + std::to_string(low) + " to " + std::to_string(high) + ", found " +
+                std::to_string(value));
 }
 
-void equal(const std::string& name, int64_t value, int64_t expected) {
-  require(value == expected, name + ": expected " + std::to_string(expected) + ", found " + std::to_string(value));
+void equal(const char* name, int64_t value, int64_t expected) {
+  if (value == expected) return;
+  throw Invalid(std::string(name) + ": expected " + std::to_string(expected) + ", found " + std::to_string(value));
 }
 
 int64_t elements(std::initializer_list<int64_t> sizes) {
@@ -36,8 +35,9 @@ int64_t elements(const Layout& layout, int64_t batch, int64_t height, int64_t wi
 }
 
 void check_layouts(const Layout& in, const Layout& out) {
-  require(in.vector == 4 || in.vector == 8 || in.vector == 16,
-          "vector: expected 4, 8 or 16, found " + std::to_string(in.vector));
+  if (in.vector != 4 && in.vector != 8 && in.vector != 16) {
+    throw Invalid("vector: expected 4, 8 or 16, found " + std::to_string(in.vector));
+  }
   between("blocked_in", in.blocked, 0, 1);
   between("blocked_out", out.blocked, 0, 1);
 }
@@ -93,7 +93,7 @@ void check_indices(const hetc_conv2d& call) {
   require(taps <= INT32_MAX, "the kernels are too large");
   uint32_t largest = 0;  // negative taps count as large ones; without a branch it is a vector loop
   for (int64_t i = 0; i < call.vectors; ++i) largest = std::max(largest, static_cast<uint32_t>(call.taps[i]));
-  require(call.vectors == 0 || largest < taps, "taps: expected 0 to " + std::to_string(taps - 1));
+  if (call.vectors > 0 && largest >= taps) throw Invalid("taps: expected 0 to " + std::to_string(taps - 1));
 }
 
 }  // namespace
