@@ -309,6 +309,8 @@ def check_reachable(layers: Layers, budget: Budget) -> None:
     Raises:
         NothingToDoError: So it is; the message says what can be reached.
     """
+    if budget.also is not None:
+        check_reachable(layers, budget.also)
     if not _learnable(layers):
         pattern = {name: layer.group_masks() for name, layer in layers.items()}
         _check_reached(layers, pattern, pattern, budget, fix="leave the target out: this pattern is fixed")

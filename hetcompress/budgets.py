@@ -53,6 +53,7 @@ class Budget:
         unit: "density", "MAC ratio" or "time ratio".
         target: The target as the user gave it.
         reference: What densities and ratios relate to: the cost of the dense model.
+        also: A second budget of the same layers that holds as well; see `hetcompress.joint_allocation`.
     """
 
     unit_costs: Mapping[str, float]
@@ -64,6 +65,7 @@ class Budget:
     reference: float
     beside: Mapping[str, float] = dataclasses.field(default_factory=dict)
     wiring: Wiring | None = None
+    also: Budget | None = None
 
     @classmethod
     def of_density(cls, layers: Mapping[str, LearnableHetConv2d], density: float) -> Budget:
@@ -136,8 +138,9 @@ class Budget:
         return cls(dict(prices), fixed, total, dense / ratio, "time ratio", ratio, dense, wiring=wiring)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, the wiring left out: it is the model's."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "wiring"}
+        """Return plain values of a budget that stands alone, the wiring left out: it is the model's."""
+        names = [field.name for field in dataclasses.fields(self) if field.name not in ("wiring", "also")]
+        return {name: getattr(self, name) for name in names}
 
     def value(self, cost: float) -> float:
         """Return the density, or the ratio, that a cost amounts to (infinite where nothing is left to pay)."""
@@ -149,7 +152,8 @@ class Budget:
     def share(self) -> float:
         """What may be kept of the converted layers alone, 0 to 1 (below 0 when not even all of them would do)."""
         converted = self.total - self.fixed
-        return (self.kept - self.fixed) / converted if converted else 1.0
+        own = (self.kept - self.fixed) / converted if converted else 1.0
+        return own if self.also is None else min(own, self.also.share)
 
     def channel_taps(self, layers: Mapping[str, LearnableHetConv2d]) -> dict[str, float]:
         """Return what keeping an input channel of each layer costs besides, in kept taps of that channel.
@@ -174,8 +178,29 @@ class Budget:
         }
 
     def __str__(self) -> str:
-        return f"{self.unit} {self.target:g}"
+        own = f"{self.unit} {self.target:g}"
+        return own if self.also is None else f"{own} and {self.also}"
 
     def relaxed(self, share: float) -> Budget:
         """Return the budget on the way from the dense model (`share` 0) to this one (1)."""
-        return dataclasses.replace(self, kept=self.total + share * (self.kept - self.total))
+        also = None if self.also is None else self.also.relaxed(share)
+        return dataclasses.replace(self, kept=self.total + share * (self.kept - self.total), also=also)
+
+    def mixed_with(self, other: Budget, share: float) -> Budget:
+        """Return the budget that counts both costs, each in parts of what may be kept: at most 1 of them together.
+
+        Args:
+            other: Another budget of the same layers; filters that nothing reads are those that this one says.
+            share: The part of the other cost, 0 to 1; this one has the rest.
+        """
+        own, its = (1 - share) / self.kept, share / other.kept
+
+        def both(name: str) -> float:
+            return own * float(getattr(self, name)) + its * float(getattr(other, name))
+
+        return dataclasses.replace(
+            self,
+            unit_costs={name: own * cost + its * other.unit_costs[name] for name, cost in self.unit_costs.items()},
+            fixed=both("fixed"), total=both("total"), kept=both("kept"), reference=both("reference"),
+            beside={name: own * cost for name, cost in self.beside.items()},
+        )  # fmt: skip

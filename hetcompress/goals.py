@@ -34,7 +34,8 @@ FITTING = {"density": "density", "MAC ratio": "macs", "time ratio": "latency"}
 class ShapeSettings:
     """How shapes are learned.  Plain values: they are written into the run folder as they are.
 
-    Without any target, learnable shapes go to `DEFAULT_MAC_RATIO`, and a fixed pattern is kept as it is.
+    Without any target, learnable shapes go to `DEFAULT_MAC_RATIO`, and a fixed pattern is kept as it is.  A density
+    and a MAC ratio may be given together; then both hold.
 
     Attributes:
         density: Target: kept over all weights of the converted layers; or None.
@@ -63,11 +64,11 @@ class ShapeSettings:
     def __post_init__(self) -> None:
         targets = {OPTIONS[unit]: value for unit, value in self.targets.items()}
         given = [option for option, value in targets.items() if value is not None]
-        if len(given) > 1:
+        if len(given) > 1 and (self.latency_ratio is not None or self.method == "penalty"):
             raise UsageError(
                 "target",
-                expected=f"one of {', '.join(targets)}",
-                found=" and ".join(given),
+                expected=f"one of {', '.join(targets)}, or --density with --mac-ratio where no penalty is trained with",
+                found=" and ".join(given) + (f" with --method {self.method}" if self.latency_ratio is None else ""),
                 fix="keep the one that counts",
             )
         for unit, value in self.targets.items():
@@ -124,8 +125,9 @@ def budget_of(model: nn.Module, shapes: ShapeSettings, image_size: tuple[int, in
     if not shapes.has_target and not any(layer.family.learnable for layer in layers.values()):
         kept = sum(float(layer.kept_weights()) for layer in layers.values())
         return Budget.of_density(layers, kept / sum(layer.weight.numel() for layer in layers.values()))
-    if shapes.density is not None:
-        return Budget.of_density(layers, shapes.density)
+    weights = None if shapes.density is None else Budget.of_density(layers, shapes.density)
+    if weights is not None and shapes.mac_ratio is None:
+        return weights
     if shapes.latency_ratio is not None:
         raise UsageError("target --latency-ratio", expected="a budget from `hetcompress.planning.aim`", found="none")
     example = torch.zeros(1, *image_size, device=next(iter(layers.values())).weight.device)
@@ -133,10 +135,11 @@ def budget_of(model: nn.Module, shapes: ShapeSettings, image_size: tuple[int, in
     beside = {name: float(cost.dense) for name, cost in macs.items() if name not in layers}
     with evaluating(model):
         wiring = Wiring.of(model, example)
-    return Budget.of_mac_ratio(
+    budget = Budget.of_mac_ratio(
         layers, _positions(layers, macs), sum(cost.dense for cost in macs.values()),
         shapes.mac_ratio or DEFAULT_MAC_RATIO, beside=beside, wiring=wiring,
     )  # fmt: skip
+    return dataclasses.replace(budget, also=weights)
 
 
 def _positions(layers: Mapping[str, LearnableHetConv2d], macs: Mapping[str, LayerCost]) -> dict[str, int]:

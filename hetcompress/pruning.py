@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hetcompress.allocation import allocate, allocate_evenly, check_reachable
+from hetcompress.allocation import allocate_evenly, check_reachable
 from hetcompress.budgets import Budget
 from hetcompress.errors import NothingToDoError
+from hetcompress.joint_allocation import allocate_jointly
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
 from hetcompress.surgery import copy_with, named_modules_of
 from hetcompress.wiring import Wiring
@@ -63,7 +64,7 @@ def prune(
         model: A converted model; it is left alone.
         budget: What may be kept.  A family that is not learnable keeps its pattern, which must meet the budget.
         logits: What shapes are worth; by default each layer's own logits.
-        strict: See `allocate`.
+        strict: See `allocate_jointly`.
         evenly: Keep the same share of every layer.
 
     Raises:
@@ -78,7 +79,7 @@ def prune(
         check_reachable(layers, budget)
         return copy_with(model, {name: layer.freeze() for name, layer in layers.items()})
     worth = logits or {name: layer.shape_logits.detach() for name, layer in layers.items()}
-    masks = allocate_evenly(layers, worth, budget) if evenly else allocate(layers, worth, budget, strict=strict)
+    masks = allocate_evenly(layers, worth, budget) if evenly else allocate_jointly(layers, worth, budget, strict=strict)
     pruned = {}
     for name, layer in layers.items():
         groups = layer.channel_groups

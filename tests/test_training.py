@@ -259,7 +259,7 @@ def test_senseless_training_settings(settings, message):
     ("settings", "message"),
     [
         ({"penalty": "macs"}, "--penalty: expected --method penalty beside it, found --method sensitivity"),
-        ({"density": 0.5, "mac_ratio": 2.0}, "expected one of --density, --mac-ratio, --latency-ratio"),
+        ({"density": 0.5, "latency_ratio": 2.0}, "expected one of --density, --mac-ratio, --latency-ratio"),
         ({"density": 0.5, "method": "magic"}, "method 'magic'"),
         (
             {"density": 0.5, "penalty": "macs", "method": "penalty"},

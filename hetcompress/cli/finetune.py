@@ -45,7 +45,7 @@ def finetune(
     ] = None,
     mac_ratio: Annotated[
         OptionalFloat,
-        typer.Option(help="Dense over kept MACs of the whole model [2].", rich_help_panel=TARGET),
+        typer.Option(help="Dense over kept MACs of the model [2]; with --density, both hold.", rich_help_panel=TARGET),
     ] = None,
     latency_ratio: LatencyRatio = None,
     target: Target = "ort-cpu",

@@ -30,7 +30,7 @@ def prune(
     ] = None,
     mac_ratio: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(help="Target: dense over kept MACs of the whole model."),
+        typer.Option(help="Target: dense over kept MACs of the whole model; with --density, both hold."),
     ] = None,
     latency_ratio: LatencyRatio = None,
     target: Target = "ort-cpu",
@@ -67,7 +67,7 @@ def prune(
     if result.time is not None:
         console.result(str(result.time))
     # weights that cost as many MACs as the others would give 1 / density
-    if density is not None and not evenly and result.mac_ratio < density**-0.5:
+    if density is not None and mac_ratio is None and not evenly and result.mac_ratio < density**-0.5:
         console.say("most of what was pruned costs few MACs; --mac-ratio aims at these")
     if made:
         console.say(f"removed, since they were made of the earlier shapes: {', '.join(made)}")

@@ -9,7 +9,7 @@ WITHOUT_MODEL = {
     "MAC ratio 0": (("--mac-ratio", 0), "--mac-ratio: expected a number of at least 1, found 0.0"),
     "MAC ratio nan": (("--mac-ratio", "nan"), "--mac-ratio: expected a number of at least 1, found nan"),
     "latency ratio": (("--latency-ratio", 0.9), "--latency-ratio: expected a number of at least 1, found 0.9"),
-    "two": (("--density", 0.5, "--mac-ratio", 2), "expected one of --density, --mac-ratio, --latency-ratio"),
+    "two": (("--density", 0.5, "--latency-ratio", 2), "expected one of --density, --mac-ratio, --latency-ratio"),
     "runtime": (("--latency-ratio", 2, "--target", "ort-cpi"), "did you mean 'ort-cpu'?"),
 }
 TRAINING_ALONE = {
