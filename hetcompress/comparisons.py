@@ -78,6 +78,11 @@ class Comparison:
         """What may be said of the compact model."""
         return verdict_of(self.ratio_low, self.ratio_high)
 
+    @property
+    def steady(self) -> bool:
+        """Whether the interval is narrow enough to rely on the ratio itself."""
+        return self.ratio_high <= STEADY * self.ratio_low
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values, the verdict among them."""
         return {**dataclasses.asdict(self), "verdict": self.verdict}

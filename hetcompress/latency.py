@@ -40,6 +40,8 @@ RUNTIMES = ("onnxruntime", "torch")
 SHORTEST_SAMPLE = 1e-3
 """Seconds; quicker calls are repeated inside a sample, so that the clock and the loop do not count."""
 WARM = 0.5  # seconds of warming up that are enough
+LOOKS = 4
+"""How often a comparison is measured, at most, until its interval is narrow."""
 
 
 def measure(
@@ -97,6 +99,9 @@ def compare(
 ) -> Comparison:
     """Time two runners in turns and say how the second compares.
 
+    Where a busy machine leaves the interval wide, more rounds follow, up to `LOOKS` times as many: when they end follows
+    from how wide the interval is, not from where it lies.
+
     Args:
         dense: Runs a batch through the dense model.
         compact: Runs the same batch through the compact one.
@@ -106,13 +111,19 @@ def compare(
         seconds: Time to spend at least.
         min_rounds: Samples of each at least.
     """
-    samples = measure({"dense": dense, "compact": compact}, seconds=seconds, min_rounds=min_rounds)
     of_dense, of_compact = (runtime, runtime) if isinstance(runtime, str) else runtime
-    return Comparison(
-        Latency.of(samples["dense"], batch=batch, threads=threads, runtime=of_dense),
-        Latency.of(samples["compact"], batch=batch, threads=threads, runtime=of_compact),
-        *ratio_of(samples["dense"], samples["compact"]),
-    )
+    of_both: dict[str, tuple[float, ...]] = {"dense": (), "compact": ()}
+    for _ in range(LOOKS):
+        more = measure({"dense": dense, "compact": compact}, seconds=seconds, min_rounds=min_rounds)
+        of_both = {name: (*samples, *more[name]) for name, samples in of_both.items()}
+        found = Comparison(
+            Latency.of(of_both["dense"], batch=batch, threads=threads, runtime=of_dense),
+            Latency.of(of_both["compact"], batch=batch, threads=threads, runtime=of_compact),
+            *ratio_of(of_both["dense"], of_both["compact"]),
+        )
+        if found.steady:
+            break
+    return found
 
 
 def compare_latency(

@@ -129,6 +129,24 @@ def test_equal_runners_on_a_noisy_machine_are_the_same(clock: Callable[[float], 
     assert verdicts.count("faster") + verdicts.count("slower") <= 10
 
 
+def test_a_noisy_machine_is_measured_for_longer(clock: Callable[[float], object]) -> None:
+    noise = random.Random(0)
+
+    def run(spread: float) -> Comparison:
+        return compare(
+            lambda: clock(2 * noise.lognormvariate(1, spread)), lambda: clock(noise.lognormvariate(1, spread)),
+            batch=1, threads=1, runtime="fake", seconds=0.0, min_rounds=15,
+        )  # fmt: skip
+
+    quiet, middling, wild = run(0.001), run(0.15), run(2.0)
+    assert quiet.steady
+    assert quiet.dense.runs == 15, "one look is enough"
+    assert middling.steady
+    assert 15 < middling.dense.runs <= 60
+    assert not wild.steady
+    assert wild.dense.runs == wild.compact.runs == 60, "it ends"
+
+
 def test_the_interval_holds_the_true_median_in_nine_of_ten_cases() -> None:
     noise = random.Random(0)
     for n in (15, 60, 301):

@@ -54,7 +54,7 @@ def prune(
     from hetcompress.cli import console
     from hetcompress.run_files import MADE
 
-    made = [f"{name}/" for name in MADE if (run / name).is_dir()]
+    made = [run / name / file for name, files in MADE.items() for file in files if (run / name / file).exists()]
     result = pipeline.prune(
         run, density=density, mac_ratio=mac_ratio, latency_ratio=latency_ratio,
         plan=plan_settings("fast", target, batch, threads, kernels=kernels), arch=arch, random=random,
@@ -69,6 +69,6 @@ def prune(
     # weights that cost as many MACs as the others would give 1 / density
     if density is not None and mac_ratio is None and not evenly and result.mac_ratio < density**-0.5:
         console.say("most of what was pruned costs few MACs; --mac-ratio aims at these")
-    if made:
-        console.say(f"removed, since they were made of the earlier shapes: {', '.join(made)}")
+    if gone := sorted({f"{path.parent.name}/" for path in made if not path.exists()}):
+        console.say(f"removed, since they were made of the earlier shapes: {', '.join(gone)}")
     console.say("not trained: run `hetcompress finetune --stage fine --data NAME` to recover accuracy")

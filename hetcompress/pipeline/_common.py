@@ -181,8 +181,10 @@ def finish(
     folder: RunFolder, stage: str, settings: Mapping[str, Any], result: Finetuned, time: TimeRatio | None = None
 ) -> Pruned:
     """Write a pruned model and what led to it into the run folder."""
+    before = sha256_of(folder.pruned) if folder.pruned.exists() else None
     folder.save_pruned(result.model)
-    folder.discard_results()
+    if before != sha256_of(folder.pruned):  # reports and exports of the very same model stay true
+        folder.discard_results()
     if stage == "prune":  # what an earlier training measured speaks of another net
         folder.manifest["stages"].pop("finetune", None)
         folder.metrics.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hetcompress.comparisons import SAME, STEADY, Comparison
+from hetcompress.comparisons import SAME, Comparison
 from hetcompress.errors import UsageError
 from hetcompress.kernels import available
 from hetcompress.lowering import ORDER, Chooser, Lowered, LoweredLayer, Preferring, Tidy, fold_batch_norms, lower, tidy
@@ -247,5 +247,5 @@ class Against:
         found = self.target.against(
             self.reference, compact, self.example, batch=settings.batch, threads=settings.threads
         )
-        self.steady = self.steady and found.ratio_high <= STEADY * found.ratio_low
+        self.steady = self.steady and found.steady
         return found

@@ -37,6 +37,21 @@ def test_what_is_trained_to_the_end_is_not_trained_again(hc, digits, tmp_path):
     assert (tmp_path / "hetrun" / "pruned.safetensors").stat().st_mtime_ns > before
 
 
+def test_the_same_prune_again_leaves_what_was_made_of_it(hc, digits, tmp_path):
+    hc("convert", "model.pt", *digits)
+    hc("prune", "--density", 0.5)
+    assert hc("export", "--safetensors", "--seconds", 0)[0] == 0
+    made = tmp_path / "hetrun" / "export" / "model.safetensors"
+    code, out, _ = hc("prune", "--density", 0.5)
+    assert code == 0
+    assert "removed" not in out
+    assert made.exists()
+    code, out, _ = hc("prune", "--density", 0.4)
+    assert code == 0
+    assert "removed, since they were made of the earlier shapes: export/" in out
+    assert not made.exists()
+
+
 def test_a_file_of_the_user_in_a_run_folder_stays(hc, digits, tmp_path):
     hc("convert", "model.pt", *digits)
     hc("prune", "--density", 0.5)
