@@ -99,8 +99,8 @@ def compare(
 ) -> Comparison:
     """Time two runners in turns and say how the second compares.
 
-    Where a busy machine leaves the interval wide, more rounds follow, up to `LOOKS` times as many: when they end follows
-    from how wide the interval is, not from where it lies.
+    Where a busy machine leaves the interval wide, more rounds follow, up to `LOOKS` times as many.  When they end
+    depends on how wide the interval is, not on where it lies.
 
     Args:
         dense: Runs a batch through the dense model.
