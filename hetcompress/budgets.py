@@ -53,7 +53,8 @@ class Budget:
         unit: "density", "MAC ratio" or "time ratio".
         target: The target as the user gave it.
         reference: What densities and ratios relate to: the cost of the dense model.
-        also: A second budget of the same layers that holds as well; see `hetcompress.joint_allocation`.
+        also: A second budget of the same layers that holds as well.
+        parts: The budgets that this one is a mixture of (`mixed`); empty otherwise.
     """
 
     unit_costs: Mapping[str, float]
@@ -66,6 +67,7 @@ class Budget:
     beside: Mapping[str, float] = dataclasses.field(default_factory=dict)
     wiring: Wiring | None = None
     also: Budget | None = None
+    parts: tuple[Budget, ...] = ()
 
     @classmethod
     def of_density(cls, layers: Mapping[str, LearnableHetConv2d], density: float) -> Budget:
@@ -139,7 +141,8 @@ class Budget:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values of a budget that stands alone, the wiring left out: it is the model's."""
-        names = [field.name for field in dataclasses.fields(self) if field.name not in ("wiring", "also")]
+        assert self.also is None
+        names = [field.name for field in dataclasses.fields(self) if field.name not in ("wiring", "also", "parts")]
         return {name: getattr(self, name) for name in names}
 
     def value(self, cost: float) -> float:
@@ -151,6 +154,8 @@ class Budget:
     @property
     def share(self) -> float:
         """What may be kept of the converted layers alone, 0 to 1 (below 0 when not even all of them would do)."""
+        if self.parts:
+            return min(part.share for part in self.parts)
         converted = self.total - self.fixed
         own = (self.kept - self.fixed) / converted if converted else 1.0
         return own if self.also is None else min(own, self.also.share)
@@ -178,6 +183,8 @@ class Budget:
         }
 
     def __str__(self) -> str:
+        if self.parts:
+            return " and ".join(map(str, self.parts))
         own = f"{self.unit} {self.target:g}"
         return own if self.also is None else f"{own} and {self.also}"
 
@@ -186,21 +193,25 @@ class Budget:
         also = None if self.also is None else self.also.relaxed(share)
         return dataclasses.replace(self, kept=self.total + share * (self.kept - self.total), also=also)
 
-    def mixed_with(self, other: Budget, share: float) -> Budget:
-        """Return the budget that counts both costs, each in parts of what may be kept: at most 1 of them together.
+    def mixed(self, share: float) -> Budget:
+        """Return this budget and the one that holds as well as one, of which 1 may be kept.
+
+        Its prices are those of both, each in parts of what may be kept; what masks cost in it is the larger part, see
+        `hetcompress.kept_costs.kept_cost`.
 
         Args:
-            other: Another budget of the same layers; filters that nothing reads are those that this one says.
-            share: The part of the other cost, 0 to 1; this one has the rest.
+            share: How much the prices of the second count, 0 to 1; those of the first have the rest.
         """
-        own, its = (1 - share) / self.kept, share / other.kept
+        assert self.also is not None
+        first, second = dataclasses.replace(self, also=None), self.also
+        own, its = (1 - share) / first.kept, share / second.kept
 
         def both(name: str) -> float:
-            return own * float(getattr(self, name)) + its * float(getattr(other, name))
+            return own * float(getattr(first, name)) + its * float(getattr(second, name))
 
         return dataclasses.replace(
-            self,
-            unit_costs={name: own * cost + its * other.unit_costs[name] for name, cost in self.unit_costs.items()},
-            fixed=both("fixed"), total=both("total"), kept=both("kept"), reference=both("reference"),
-            beside={name: own * cost for name, cost in self.beside.items()},
+            first,
+            unit_costs={name: own * cost + its * second.unit_costs[name] for name, cost in first.unit_costs.items()},
+            fixed=both("fixed"), total=both("total"), kept=1.0, reference=both("reference"),
+            beside={name: own * cost for name, cost in first.beside.items()}, parts=(first, second),
         )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,7 +24,7 @@ from hetcompress.goals import ShapeSettings, budget_of, learner_of
 from hetcompress.learners import LEARNERS, ShapeLearner
 from hetcompress.lowering import fold_batch_norms
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
-from hetcompress.pruning import prune, pruned_skeleton
+from hetcompress.pruning import prune_nearest, pruned_skeleton
 from hetcompress.recalibration import recalibrate_
 from hetcompress.reporters import Reporter, Silent
 from hetcompress.schedules import stage1_share
@@ -233,12 +234,10 @@ class _Run:
         self.epoch_seconds += self.trainer.seconds
         self.measure("after stage 1", self.model)
         logits = self.learner.final_logits()
-        if self.pruner is None:
-            self.model = prune(self.model, self.budget, logits=logits)
-        else:
-            learned = copy.deepcopy(self.model).cpu().to(memory_format=torch.contiguous_format)
-            worths = {name: worth.cpu() for name, worth in logits.items()}
-            self.model = self.placed(self.pruner(learned.eval(), worths))
+        learned = copy.deepcopy(self.model).cpu().to(memory_format=torch.contiguous_format)
+        worths = {name: worth.cpu() for name, worth in logits.items()}
+        pruner = self.pruner or functools.partial(prune_nearest, self.budget, self.reporter.warn)
+        self.model = self.placed(pruner(learned.eval(), worths))
         self.measure("after pruning", self.model)
         self.recalibrate()
         self.measure("after recalibration", self.model)

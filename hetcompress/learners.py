@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hetcompress.allocation import allocate
 from hetcompress.budgets import Budget
-from hetcompress.joint_allocation import allocate_jointly
 from hetcompress.nn import LearnableHetConv2d
 from hetcompress.penalties import Penalty
 from hetcompress.pruning import magnitudes, worths
@@ -147,7 +147,7 @@ class _ScheduleLearner(ShapeLearner):
         """Choose the shapes anew every `every` steps."""
         if step % self.every:
             return
-        masks = allocate_jointly(
+        masks = allocate(
             self.layers, self.final_logits(), self.budget.relaxed(cubic(progress, self.ramp)), strict=False
         )
         with torch.no_grad():

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hetcompress.allocation import allocate_evenly, check_reachable
+from hetcompress.allocation import allocate, allocate_evenly, check_reachable
 from hetcompress.budgets import Budget
 from hetcompress.errors import NothingToDoError
-from hetcompress.joint_allocation import allocate_jointly
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
 from hetcompress.surgery import copy_with, named_modules_of
 from hetcompress.wiring import Wiring
 
-__all__ = ["magnitudes", "prune", "pruned_skeleton", "worths"]
+__all__ = ["magnitudes", "prune", "prune_nearest", "pruned_skeleton", "worths"]
 
 
 @torch.no_grad()
@@ -64,7 +63,7 @@ def prune(
         model: A converted model; it is left alone.
         budget: What may be kept.  A family that is not learnable keeps its pattern, which must meet the budget.
         logits: What shapes are worth; by default each layer's own logits.
-        strict: See `allocate_jointly`.
+        strict: See `allocate`.
         evenly: Keep the same share of every layer.
 
     Raises:
@@ -79,12 +78,32 @@ def prune(
         check_reachable(layers, budget)
         return copy_with(model, {name: layer.freeze() for name, layer in layers.items()})
     worth = logits or {name: layer.shape_logits.detach() for name, layer in layers.items()}
-    masks = allocate_evenly(layers, worth, budget) if evenly else allocate_jointly(layers, worth, budget, strict=strict)
+    masks = allocate_evenly(layers, worth, budget) if evenly else allocate(layers, worth, budget, strict=strict)
     pruned = {}
     for name, layer in layers.items():
         groups = layer.channel_groups
         pruned[name] = HetConv2d.from_conv2d(layer, masks[name] > 0, groups.group_out, groups.group_in)
     return copy_with(model, pruned)
+
+
+def prune_nearest(
+    budget: Budget, say: Callable[[str], None], model: nn.Module, logits: Mapping[str, Tensor]
+) -> nn.Module:
+    """Prune to the budget, or, where the shapes that were learned are too coarse for it, to the nearest below.
+
+    That is better than to lose a training that is as good as done.
+
+    Args:
+        budget: What may be kept.
+        say: Told why a target is missed.
+        model: A converted model; it is left alone.
+        logits: What shapes are worth.
+    """
+    try:
+        return prune(model, budget, logits=logits)
+    except NothingToDoError as error:
+        say(f"{error}; pruned to the nearest below")
+        return prune(model, budget, logits=logits, strict=False)
 
 
 def pruned_skeleton(model: nn.Module) -> nn.Module:

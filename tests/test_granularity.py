@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from hetcompress.allocation import kept_cost
 from hetcompress.budgets import Budget
 from hetcompress.conversion import convert
 from hetcompress.granularity import FINEST_FIRST, GRANULARITIES, Grain
+from hetcompress.kept_costs import kept_cost
 from hetcompress.lowering import LOWERINGS
 from hetcompress.models import MODELS
 from hetcompress.nn import HetConv2d, LearnableHetConv2d

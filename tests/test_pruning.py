@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from hetcompress.allocation import allocate, kept_cost
+from hetcompress.allocation import allocate
 from hetcompress.budgets import Budget
 from hetcompress.conversion import convert
 from hetcompress.errors import NothingToDoError, UsageError
+from hetcompress.kept_costs import kept_cost
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
 from hetcompress.pruning import prune, pruned_skeleton
 from hetcompress.shapes import build_family

@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hetcompress.allocation import allocate, kept_cost
+from hetcompress.allocation import allocate
 from hetcompress.budgets import Budget
 from hetcompress.conversion import convert
 from hetcompress.cost import count_executed, layer_macs
 from hetcompress.goals import ShapeSettings, budget_of
 from hetcompress.granularity import GRANULARITIES
+from hetcompress.kept_costs import kept_cost
 from hetcompress.kernels import available
 from hetcompress.lowering import lower
 from hetcompress.nn import HetConv2d, LearnableHetConv2d

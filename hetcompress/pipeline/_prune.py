@@ -48,7 +48,7 @@ def prune(
 
     Raises:
         UsageError: No target or some that exclude each other (none for a fixed pattern), no seed, a run that was
-            trained, or `evenly` beside a target of time or beside two.
+            trained, or `evenly` beside a target of time.
         NothingToDoError: The target cannot be reached.
     """
     if random is not None and not 0 <= random < 2**63:
@@ -57,11 +57,6 @@ def prune(
         raise UsageError(
             "--evenly", expected="--density or --mac-ratio beside it", found="--latency-ratio",
             fix="leave either out: prices of time differ from layer to layer, and decide what each keeps",
-        )  # fmt: skip
-    if evenly and density is not None and mac_ratio is not None:
-        raise UsageError(
-            "--evenly", expected="--density or --mac-ratio beside it", found="both",
-            fix="keep the one that counts: one share of every layer cannot meet two",
         )  # fmt: skip
     shapes = ShapeSettings(density=density, mac_ratio=mac_ratio, latency_ratio=latency_ratio)
     folder = RunFolder.open(run, factory=arch)

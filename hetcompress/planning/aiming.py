@@ -15,10 +15,10 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hetcompress.allocation import kept_cost
 from hetcompress.budgets import Budget, check_ratio
 from hetcompress.comparisons import SAME
 from hetcompress.errors import NothingToDoError, UsageError
+from hetcompress.kept_costs import kept_cost
 from hetcompress.lowering import fold_batch_norms
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
 from hetcompress.planning.prices import layer_prices

@@ -252,11 +252,6 @@ AFTER_CONVERT = {
         2,
         "expected one of --density, --mac-ratio, --latency-ratio, or --density with --mac-ratio",
     ),
-    "two targets evenly": (
-        ("prune", "--density", 0.5, "--mac-ratio", 2, "--evenly"),
-        2,
-        "--evenly: expected --density or --mac-ratio beside it, found both",
-    ),
     "time and density": (("prune", "--density", 0.5, "--latency-ratio", 2), 2, "found --density and --latency-ratio"),
     "latency ratio": (("prune", "--latency-ratio", 0.5), 2, "--latency-ratio: expected a number of at least 1"),
     "seed": (("finetune", "--data", "digits", "--seed", 10**23), 2, "--seed: expected an integer from 0 to 2**63 - 1"),
