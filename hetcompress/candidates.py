@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hetcompress.errors import InputError, UsageError
 from hetcompress.graphs import onnx_bytes, ort_session, quiet, readable
-from hetcompress.latency import Prepared, prepare_onnx, prepare_torch, torch_runner
+from hetcompress.latency import Prepared, prepare_onnx, prepare_torch, random_images, torch_runner
 
 __all__ = ["Candidate", "model_candidate", "onnx_candidate", "program_candidate"]
 
@@ -54,17 +54,17 @@ class Candidate:
         """Return a batch of seeded random inputs.
 
         Raises:
-            UsageError: The model takes another batch size.
+            UsageError: The model takes another batch size, or so many inputs do not fit memory.
         """
         if self.batch not in (None, batch):
             raise UsageError(
                 f"{self.name} at batch {batch}", expected=f"batches of {self.batch}, as the file says",
                 found=str(batch), fix=f"pass --batch {self.batch}, or export the model with a free batch size",
             )  # fmt: skip
-        generator = torch.Generator().manual_seed(0)
-        if self.dtype.is_floating_point:
-            return torch.randn(batch, *self.shape, generator=generator).to(self.dtype)
-        return torch.randint(0, 128, (batch, *self.shape), generator=generator).to(self.dtype)
+        numbers = random_images(batch, self.shape)
+        if not self.dtype.is_floating_point:
+            numbers = (32 * numbers.abs()).clamp_max(127)
+        return numbers.to(self.dtype)
 
 
 def onnx_candidate(name: str, path: Path, input_size: tuple[int, ...] | None = None) -> Candidate:

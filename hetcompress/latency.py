@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from hetcompress.comparisons import Comparison, Latency, ratio_of
-from hetcompress.errors import UsageError
+from hetcompress.errors import UsageError, first_line
 from hetcompress.graphs import onnx_bytes, ort_session
 from hetcompress.kernels import fuse_torch
 
@@ -32,6 +32,7 @@ __all__ = [
     "ort_session",
     "prepare_onnx",
     "prepare_torch",
+    "random_images",
     "torch_runner",
     "torch_threads",
 ]
@@ -165,7 +166,7 @@ def compare_latency(
         with torch_threads(threads):
             first, second = (prepare(model, image_shape, threads) for model in (dense, compact))
             for batch in batches:
-                images = torch.randn(batch, *image_shape, generator=torch.Generator().manual_seed(0))
+                images = random_images(batch, image_shape)
                 (run_dense, of_dense), (run_compact, of_compact) = first(images), second(images)
                 comparisons.append(compare(
                     run_dense, run_compact, batch=batch, threads=threads, runtime=(of_dense, of_compact),
@@ -227,6 +228,20 @@ def prepare_torch(model: nn.Module, image_shape: tuple[int, ...]) -> Prepared:
         return runners[best], best
 
     return prepared
+
+
+def random_images(batch: int, image_shape: Sequence[int]) -> Tensor:
+    """Return seeded random images, shape (batch, *image_shape).
+
+    Raises:
+        UsageError: They do not fit memory.
+    """
+    try:
+        return torch.randn(batch, *image_shape, generator=torch.Generator().manual_seed(0))
+    except RuntimeError as error:
+        raise UsageError(
+            f"--batch {batch}", expected="images that fit memory", found=first_line(error), fix="pass a smaller one"
+        ) from None
 
 
 def torch_runner(model: Callable[[Tensor], object], images: Tensor) -> Callable[[], object]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import time
 from pathlib import Path
@@ -19,16 +20,16 @@ import torch
 from hetcompress.checkpointing import load_checkpoint, save_checkpoint
 from hetcompress.data import open_data
 from hetcompress.evaluation import EVALUATION_BATCH, evaluate
-from hetcompress.files import write_text
+from hetcompress.files import write_bytes, write_text
 from hetcompress.machine import machine
-from hetcompress.models import input_spec_of, parse_architecture
+from hetcompress.models import MODELS
 from hetcompress.training import Trainer, TrainSettings
 
 
-def main() -> None:
-    """Train one net."""
+def options_of() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("net", help="vgg16_bn, resnet20, ...")
+    parser.add_argument("net", choices=list(MODELS))
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--epochs", type=int, default=28)
@@ -37,11 +38,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="the state dict")
     options = parser.parse_args()
+    if options.out.exists():
+        parser.error(f"{options.out} is there already")
+    return options
+
+
+def main() -> None:
+    """Train one net."""
+    options = options_of()
     torch.manual_seed(options.seed)
-    architecture = parse_architecture(f"hetcompress:{options.net}")
-    model = architecture.build().to(memory_format=torch.channels_last)
-    spec = input_spec_of(architecture, model)
-    assert spec is not None
+    model, spec = MODELS[options.net].build().to(memory_format=torch.channels_last), MODELS[options.net].input_spec
     data = open_data(
         options.data, root=options.data_root, mean=spec.mean, std=spec.std, image_size=spec.size,
         augment={"cutout": options.cutout},
@@ -49,12 +55,15 @@ def main() -> None:
     settings = TrainSettings(
         epochs=options.epochs, lr=options.lr, weight_decay=5e-4, distill=0.0, features=0.0, seed=options.seed
     )
+    chosen = {"net": options.net, "data": options.data, "cutout": options.cutout, "train": dataclasses.asdict(settings)}
     steps = options.epochs * (data.train_size // settings.batch_size)
     trainer = Trainer(model, data, settings, total_steps=steps, teacher=None, device=torch.device("cpu"))
     state, first = options.out.with_suffix(".state"), 0
     if state.exists():
         saved = load_checkpoint(state)
-        first = saved.pop("step")
+        if saved["chosen"] != json.dumps(chosen):
+            raise SystemExit(f"{state} is of other settings: {saved['chosen']}")
+        first = saved["step"]
         trainer.load_state_dict(saved["trainer"])
     began = time.perf_counter()
 
@@ -63,16 +72,17 @@ def main() -> None:
             seconds = time.perf_counter() - began
             print(f"step {step} of {steps}, {seconds:.0f} s, loss {trainer.losses['task']:.4f}", flush=True)
         if step % trainer.steps_per_epoch == 0:
-            save_checkpoint(state, {"step": step, "trainer": trainer.state_dict()})
+            save_checkpoint(state, {"step": step, "chosen": json.dumps(chosen), "trainer": trainer.state_dict()})
 
     trainer.run(first, steps, stage=(0, steps), hook=None, after_step=after_step)
     accuracy = evaluate(model, data.test_batches(EVALUATION_BATCH))
-    torch.save(model.state_dict(), options.out)
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    write_bytes(options.out, buffer.getbuffer())
     state.unlink(missing_ok=True)
     result = {
-        "net": options.net, "data": options.data, "correct": accuracy.correct, "total": accuracy.total,
-        "split": data.test_note or "all test images", "cutout": options.cutout,
-        "train": dataclasses.asdict(settings), "machine": dataclasses.asdict(machine()),
+        **chosen, "correct": accuracy.correct, "total": accuracy.total, "split": data.test_note or "all test images",
+        "machine": dataclasses.asdict(machine()),
     }  # fmt: skip
     write_text(options.out.with_suffix(".json"), json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))

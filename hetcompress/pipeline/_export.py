@@ -136,6 +136,8 @@ def export(
         release()
         pair = _Pair(folder, planned.lowered.model, example)
         files = _write(pair.compact, example, plain, samples)
+        # before anything else can fail: the files in the run folder are in these forms from now on
+        write_text(folder.plan, json.dumps({"schema": 1, **planned.to_json()}, indent=2) + "\n")
         accuracies = {} if source is None else _accuracies(pair, plain.get("onnx"), source)
         if int8 is not None and source is not None and images is not None:
             fp32 = _to_quantise(pair, paths["onnx"], Path(temporary), planned)
@@ -146,7 +148,6 @@ def export(
             files.append(quantised.file)
             dense_bytes[INT8], accuracies["in int8"] = dense_bytes["onnx"], quantised.accuracy
         summary, difference = planned.summary(), planned.lowered.max_difference
-        written = {"schema": 1, **planned.to_json()}
         if seconds > 0:
             both = (references.get("onnx") or _dense(folder), plain.get("onnx") or pair.compact)
             del pair, planned  # files need no model beside them
@@ -172,7 +173,6 @@ def export(
         int8=quantised,
         untrained=UNTRAINED if accuracies and folder.stage("finetune") is None else "",
     )
-    write_text(folder.plan, json.dumps(written, indent=2) + "\n")
     folder.record("export", result.to_json())
     if strict:
         _refuse(result.complaints)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
-from hetcompress.latency import measure
+from hetcompress.latency import measure, random_images, torch_threads
 from hetcompress.lowering import Chooser, Survey, cheapest, conv_weights, is_crumbled
 from hetcompress.nn import HetConv2d
 from hetcompress.planning.runtimes import PlanTarget
@@ -83,12 +83,11 @@ class Measured(Chooser):
             input_shape: Channels, height, width of what it reads.
             hopeless: Forms that take so many times the quickest are not measured closely.
         """
-        keys = {name: Timings.key(form, input_shape, self.batch, self.threads) for name, form in forms.items()}
-        # times of one layer are compared, so they come from one session: all are measured, or none
-        if not all(key in self.timings.known for key in keys.values()):
-            times = self._measure(forms, input_shape, hopeless)
-            self.timings.add({keys[name]: time for name, time in times.items()})
-        return {name: self.timings.known[key] for name, key in keys.items()}
+        # times of one layer are compared, so they are kept together: all are of the same rounds
+        key = Timings.key(nn.ModuleList(forms.values()), input_shape, self.batch, self.threads, tuple(forms), hopeless)
+        if key not in self.timings.known:
+            self.timings.add(key, self._measure(forms, input_shape, hopeless))
+        return self.timings.known[key]
 
     def _measure(
         self, forms: Mapping[str, nn.Module], input_shape: tuple[int, ...], hopeless: float
@@ -96,11 +95,15 @@ class Measured(Chooser):
         channels, height, width = input_shape
         with torch.no_grad():
             filters = next(iter(forms.values()))(torch.zeros(1, *input_shape)).shape[1]
-        images = torch.randn(self.batch, OUTER_CHANNELS, height, width, generator=torch.Generator().manual_seed(0))
+        images = random_images(self.batch, (OUTER_CHANNELS, height, width))
         runners: dict[str, Callable[[], object]] = {
             name: self.target.runner(in_surroundings(form, channels, filters), images, self.threads)
             for name, form in forms.items()
         }
+        with torch_threads(self.threads):
+            return self._timed(runners, hopeless)
+
+    def _timed(self, runners: Mapping[str, Callable[[], object]], hopeless: float) -> dict[str, float]:
         times = _medians(runners, seconds=0, rounds=3)
         close = {name: run for name, run in runners.items() if times[name] <= hopeless * min(times.values())}
         return times | (_medians(close, seconds=self.seconds * len(close), rounds=9) if len(close) > 1 else {})

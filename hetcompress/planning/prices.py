@@ -25,7 +25,7 @@ from hetcompress.allocation import allocate
 from hetcompress.budgets import Budget
 from hetcompress.lowering import forms_of, input_shapes
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
-from hetcompress.planning.measured import Measured
+from hetcompress.planning.measured import OURS, Measured
 from hetcompress.planning.whole import PlanSettings
 from hetcompress.pruning import magnitudes
 from hetcompress.surgery import named_modules_of
@@ -33,7 +33,6 @@ from hetcompress.surgery import named_modules_of
 __all__ = ["at_density", "layer_prices", "price_of"]
 
 DENSITIES = (0.5, 0.25, 0.1)
-KERNEL = "vector-block"
 
 
 def at_density(layer: LearnableHetConv2d, density: float) -> HetConv2d:
@@ -61,8 +60,8 @@ def price_of(layer: LearnableHetConv2d, input_shape: tuple[int, ...], rules: Seq
         pruned = at_density(layer, density)
         fitting = forms_of(pruned, rules)[0]
         forms["dense"] = fitting.pop("dense")
-        kernel = kernel or KERNEL in fitting
-        rivals = [KERNEL] if KERNEL in fitting else list(fitting)
+        kernel = kernel or OURS in fitting
+        rivals = [OURS] if OURS in fitting else list(fitting)
         kept = float(pruned.mask().sum())
         names[kept] = [f"{name}, {kept:g} weights" for name in rivals]
         forms.update(zip(names[kept], (fitting[name] for name in rivals), strict=True))

@@ -16,7 +16,7 @@ from hetcompress.comparisons import Comparison
 from hetcompress.errors import UsageError
 from hetcompress.graphs import ONNX_OPSET, onnx_bytes, ort_session
 from hetcompress.kernels import fuse_torch
-from hetcompress.latency import compare, compare_latency
+from hetcompress.latency import compare, compare_latency, random_images, torch_threads
 from hetcompress.registry import Registry
 
 __all__ = ["PLAN_TARGETS", "PlanTarget"]
@@ -107,8 +107,8 @@ class _Torch(PlanTarget):
         """See `PlanTarget.version`."""
         return f"torch {torch.__version__}"
 
-    def runner(self, form: nn.Module, images: Tensor, threads: int) -> Callable[[], object]:
-        """See `PlanTarget.runner`."""
+    def runner(self, form: nn.Module, images: Tensor, threads: int) -> Callable[[], object]:  # noqa: ARG002
+        """See `PlanTarget.runner`; torch has as many threads as it was given outside (`torch_threads`)."""
         model = self.fitted(copy.deepcopy(form).eval(), images)
         model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         moved = images.to(self.device, memory_format=torch.channels_last)
@@ -118,7 +118,6 @@ class _Torch(PlanTarget):
                 model(moved)
             self.wait()
 
-        torch.set_num_threads(threads)
         return run
 
     def fitted(self, form: nn.Module, images: Tensor) -> nn.Module:  # noqa: ARG002
@@ -171,12 +170,14 @@ class TorchCuda(_Torch):
         self, dense: Reference, compact: nn.Module, example: Float[Tensor, "n c h w"], *, batch: int, threads: int
     ) -> Comparison:
         """See `PlanTarget.against`."""
-        images = torch.randn(batch, *example.shape[1:], generator=torch.Generator().manual_seed(0))
+        images = random_images(batch, example.shape[1:])
         assert isinstance(dense, nn.Module)
         runners = [self.runner(model, images, threads) for model in (dense, compact)]
-        return compare(
-            *runners, batch=batch, threads=threads, runtime=self.name, seconds=WHOLE_SECONDS, min_rounds=WHOLE_ROUNDS
-        )
+        with torch_threads(threads):
+            return compare(
+                *runners, batch=batch, threads=threads, runtime=self.name, seconds=WHOLE_SECONDS,
+                min_rounds=WHOLE_ROUNDS,
+            )  # fmt: skip
 
 
 def _on_cpu(

@@ -22,7 +22,7 @@ from hetcompress.version import __version__
 
 __all__ = ["Decided", "Timings", "cache_folder"]
 
-FORMAT = 5
+FORMAT = 6
 """Of the cache; other formats are measured anew, as is what another version of the package kept."""
 
 
@@ -74,12 +74,15 @@ class Timings:
         kernel = best_path() if available()[0] else None  # the user may name another than the processor's best
         described = json.dumps([FORMAT, __version__, runtime, here.cpu, here.flags, here.cores, kernel])
         self.path = cache_folder() / f"timings-{hashlib.sha256(described.encode()).hexdigest()[:16]}.json"
-        self.known: dict[str, float] = {}
+        self.known: dict[str, dict[str, float]] = {}
         self.surveys: dict[str, Survey] = {}
         self.plans: dict[str, Decided] = {}
         try:
             read = json.loads(self.path.read_text(encoding="utf-8"))
-            known = {str(key): float(value) for key, value in read["milliseconds"].items()}
+            known = {
+                str(key): {str(form): float(time) for form, time in times.items()}
+                for key, times in read["milliseconds"].items()
+            }
             surveys = {str(key): Survey(**value) for key, value in read["surveys"].items()}
             self.plans = {str(key): Decided.from_json(value) for key, value in read["plans"].items()}
             self.known, self.surveys = known, surveys
@@ -97,10 +100,10 @@ class Timings:
                 digest.update(buffer.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def add(self, measured: dict[str, float]) -> None:
-        """Remember times in milliseconds by key."""
-        self.known.update(measured)
-        self.changed = self.changed or bool(measured)
+    def add(self, key: str, measured: dict[str, float]) -> None:
+        """Remember the times of one layer's forms, in milliseconds, measured in turns."""
+        self.known[key] = measured
+        self.changed = True
 
     def add_plan(self, key: str, decided: Decided) -> None:
         """Remember a plan."""

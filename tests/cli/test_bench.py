@@ -45,6 +45,15 @@ def test_models_of_a_run_against_a_foreign_file_and_a_checkpoint(hc, digits, for
         assert word in out
 
 
+def test_more_images_than_memory_holds_are_refused(hc, digits, foreign):
+    hc("convert", "model.pt", *digits)
+    for command in (("bench", foreign), ("bench", "dense")):
+        code, _, err = hc(*command, "-b", 10**12, *FAST)
+        assert code == 2
+        assert "--batch 1000000000000: expected images that fit memory" in err
+        assert "Traceback" not in err
+
+
 def test_the_lowered_model_is_the_one_that_was_exported(hc, digits, library, tmp_path):
     hc("convert", "model.pt", *digits)
     hc("prune", "--density", 0.5)

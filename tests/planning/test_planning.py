@@ -125,6 +125,25 @@ def test_runtimes_run_forms_between_their_neighbours(name):
         assert result[0].shape == tuple(expected.shape)
 
 
+def test_planning_in_torch_leaves_its_threads_as_they_were():
+    torch.set_num_threads(2)
+    try:
+        chooser = Measured(PLAN_TARGETS["torch-cpu"](), batch=1, threads=1, seconds=0)
+        assert chooser.costs(forms(layer()), (32, 9, 9))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_times_that_are_compared_are_of_the_same_rounds(monkeypatch):
+    chooser = Measured(Pretended(monkeypatch), batch=1, threads=1)
+    every = forms(layer())
+    chooser.times(every, (32, 9, 9))
+    monkeypatch.setattr(measured, "_medians", lambda runners, **_: dict.fromkeys(runners, 7.0))  # a slower minute
+    fewer = {name: every[name] for name in ("dense", "pointwise-plus")}
+    assert set(chooser.times(fewer, (32, 9, 9)).values()) == {7.0}, "no form keeps its time of another minute"
+
+
 def pretend(monkeypatch, *found):
     """Let wholes compare as told, in turn and the last for good: ratio, low, high.  Returns what grows when asked."""
     asked = []
