@@ -21,6 +21,7 @@ from hetcompress.difficulty import TooHard, too_hard
 from hetcompress.errors import InputError, UsageError
 from hetcompress.evaluation import EVALUATION_BATCH, Accuracy, evaluate
 from hetcompress.goals import ShapeSettings, budget_of, learner_of
+from hetcompress.kept_costs import deciding
 from hetcompress.learners import LEARNERS, ShapeLearner
 from hetcompress.lowering import fold_batch_norms
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
@@ -119,8 +120,8 @@ class _Run:
         if budget is None and self.stage == 1:
             self.budget = budget_of(self.model, shapes, data.image_size)
             check_reachable(named_modules_of(self.model, LearnableHetConv2d), self.budget)
-        kept = self.budget.share if self.budget is not None else 1.0
-        self.boundary = max(1, round(self.total * (shapes.stage1 or stage1_share(kept)))) if self.learnable else 0
+        share = shapes.stage1 or stage1_share(self.budget.share if self.budget is not None else 1.0)
+        self.boundary = max(1, round(self.total * share)) if self.learnable else 0
         self.epoch_seconds = 0.0
         self.latest: Accuracy | None = None
         """Of the model as it is; None when it has changed since."""
@@ -233,9 +234,8 @@ class _Run:
         self.latest = None
         self.epoch_seconds += self.trainer.seconds
         self.measure("after stage 1", self.model)
-        logits = self.learner.final_logits()
         learned = copy.deepcopy(self.model).cpu().to(memory_format=torch.contiguous_format)
-        worths = {name: worth.cpu() for name, worth in logits.items()}
+        worths = {name: worth.cpu() for name, worth in self.learner.final_logits().items()}
         pruner = self.pruner or functools.partial(prune_nearest, self.budget, self.reporter.warn)
         self.model = self.placed(pruner(learned.eval(), worths))
         self.measure("after pruning", self.model)
@@ -249,7 +249,8 @@ class _Run:
         """What is to be said of the target; nothing of a pattern that is fixed."""
         if not self.learnable or self.budget is None:
             return None
-        return too_hard(self.budget, self.accuracies, self.train.max_steps)
+        decided = deciding(named_modules_of(self.model, HetConv2d), self.budget)
+        return too_hard(decided, self.accuracies, self.train.max_steps)
 
     def recalibrate(self) -> None:
         """Measure batch-norm statistics on augmented training images, in an order that is not trained on."""

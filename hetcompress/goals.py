@@ -67,7 +67,7 @@ class ShapeSettings:
         if len(given) > 1 and (self.latency_ratio is not None or self.method == "penalty"):
             raise UsageError(
                 "target",
-                expected=f"one of {', '.join(targets)}, or --density with --mac-ratio where no penalty is trained with",
+                expected=f"one of {', '.join(targets)}, or --density with --mac-ratio (not with --method penalty)",
                 found=" and ".join(given) + (f" with --method {self.method}" if self.latency_ratio is None else ""),
                 fix="keep the one that counts",
             )

@@ -10,7 +10,7 @@ from torch import Tensor
 from hetcompress.budgets import Budget
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
 
-__all__ = ["group_costs", "kept_cost"]
+__all__ = ["deciding", "group_costs", "kept_cost"]
 
 Pruned = Mapping[str, LearnableHetConv2d | HetConv2d]
 
@@ -31,6 +31,15 @@ def kept_cost(layers: Pruned, masks: Mapping[str, Tensor], budget: Budget) -> fl
             if name in budget.wiring.makes:
                 cost -= full * float((~alive[budget.wiring.makes[name]]).float().mean())
     return cost
+
+
+def deciding(layers: Mapping[str, HetConv2d], budget: Budget) -> Budget:
+    """Return the budget itself, or of two that hold together the one that pruned layers use up more."""
+    if budget.also is None:
+        return budget
+    masks = {name: layers[name].kernel_shapes for name in budget.unit_costs}
+    first, second = budget.mixed(0.5).parts
+    return max(first, second, key=lambda part: kept_cost(layers, masks, part) / part.kept)
 
 
 def group_costs(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from hetcompress.errors import UsageError
 from hetcompress.files import cannot_write, is_temporary
 
-__all__ = ["CONVERTED", "DENSE", "MADE", "MANIFEST", "PRUNED", "check_free", "is_ours", "is_own"]
+__all__ = ["CONVERTED", "DENSE", "MADE", "MANIFEST", "PRUNED", "alone", "check_free", "is_ours", "is_own"]
 
 MANIFEST = "run.json"
 DENSE, CONVERTED, PRUNED = "dense.safetensors", "converted.safetensors", "pruned.safetensors"
@@ -38,6 +41,36 @@ def _foreign(path: Path) -> list[str]:
     return sorted(str(entry.relative_to(path)) for entry in entries)
 
 
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep other trainings out of a run folder, as long as the system can (where it has ``flock``).
+
+    The lock is the system's, on the folder itself: nothing is left behind, however the process ends.
+
+    Raises:
+        UsageError: Another process trains there.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not there on every system
+        yield
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"run folder {path}", expected="no other training in it", found="one that is still running",
+                fix="wait for it or stop it, or convert into another folder with --run",
+            ) from None  # fmt: skip
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
 def is_ours(path: Path) -> bool:
     """Say whether a folder is a run, or what is left of one and nothing else."""
     names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
@@ -60,8 +93,8 @@ def check_free(path: Path, *, force: bool) -> None:
         return
     if not ours:
         raise UsageError(
-            f"--run {path}", expected="a new folder", found="one that is not a run",
-            fix="delete it, or name another with --run",
+            f"--run {path}", expected="a new folder", found="one that is not a run" if path.is_dir() else "a file",
+            fix="name another with --run",
         )  # fmt: skip
     if not force:
         raise UsageError(

@@ -13,8 +13,8 @@ from hetcompress.budgets import Budget
 from hetcompress.conversion import convert
 from hetcompress.errors import NothingToDoError, UsageError
 from hetcompress.goals import ShapeSettings, budget_of
-from hetcompress.kept_costs import kept_cost
-from hetcompress.nn import LearnableHetConv2d
+from hetcompress.kept_costs import deciding, kept_cost
+from hetcompress.nn import HetConv2d, LearnableHetConv2d
 from hetcompress.pruning import magnitudes, prune, prune_nearest, worths
 from hetcompress.shapes import build_family
 from hetcompress.surgery import named_modules_of
@@ -99,6 +99,16 @@ def test_prune_meets_both():
     masks = {name: layer.kernel_shapes for name, layer in layers.items()}
     assert kept_cost(layers, masks, budget) <= 1.01 * budget.kept
     assert kept_cost(layers, masks, budget.also) <= 1.01 * budget.also.kept
+
+
+@pytest.mark.parametrize(("density", "ratio", "decides"), [(0.1, 1.2, "density"), (0.9, 3.0, "MAC ratio")])
+def test_the_one_that_decides_is_known(density, ratio, decides):
+    model, _ = layers_of()
+    budget = budget_of(model, ShapeSettings(density=density, mac_ratio=ratio), SIZE)
+    pruned = prune(model, budget)
+    assert deciding(named_modules_of(pruned, HetConv2d), budget).unit == decides
+    alone = budget_of(model, ShapeSettings(density=density), SIZE)
+    assert deciding({}, alone) is alone
 
 
 def test_what_neither_allows_is_refused_with_what_can_be_reached():

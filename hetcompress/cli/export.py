@@ -82,6 +82,8 @@ def export(
     if onnx:
         say_of_kernels(result.latency, result.plan, kernels=kernels)
     say_of_library(result, kernels=kernels)
+    if out is None:
+        say_of_others(result, run)
 
 
 def warn_of(result: ExportReport) -> None:
@@ -117,6 +119,19 @@ def print_export(result: ExportReport) -> None:
     for file in result.files:
         details = ", ".join(f"{name} {value}" for name, value in file.details.items() if value)
         console.result(f"verified: {file.path} ({details})")
+
+
+def say_of_others(result: ExportReport, run: Path) -> None:
+    """Say which files beside the new ones are of an earlier export."""
+    from hetcompress.cli import console
+    from hetcompress.run_files import is_own
+
+    new = {file.path.name for file in result.files}
+    old = sorted(path.name for path in (run / "export").iterdir() if is_own(path) and path.name not in new)
+    if old:
+        console.warn(
+            f"beside them, of an earlier export and perhaps in other forms than plan.json says: {', '.join(old)}"
+        )
 
 
 def say_of_library(result: ExportReport, *, kernels: bool | None) -> None:

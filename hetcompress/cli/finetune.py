@@ -45,7 +45,9 @@ def finetune(
     ] = None,
     mac_ratio: Annotated[
         OptionalFloat,
-        typer.Option(help="Dense over kept MACs of the model [2]; with --density, both hold.", rich_help_panel=TARGET),
+        typer.Option(
+            help="Dense over kept MACs of the model [2]; with --density, the harder decides.", rich_help_panel=TARGET
+        ),
     ] = None,
     latency_ratio: LatencyRatio = None,
     target: Target = "ort-cpu",
@@ -147,6 +149,7 @@ def finetune(
     from hetcompress import pipeline
     from hetcompress.cli import console
     from hetcompress.cli.data import data_settings
+    from hetcompress.cli.pruned import say_which_decided
     from hetcompress.goals import ShapeSettings
     from hetcompress.training import TrainSettings
 
@@ -170,6 +173,7 @@ def finetune(
             plan=plan_settings("fast", target, batch, threads, kernels=kernels), arch=arch, stage=stage, resume=resume,
             checkpoint_every=checkpoint_every, device=device, recipe=recorded(recipe), reporter=progress,
         )  # fmt: skip
+    say_which_decided(density, mac_ratio, result)
     if json_out:
         console.print_json({"command": "finetune", "result": result})
         return

@@ -30,7 +30,7 @@ def prune(
     ] = None,
     mac_ratio: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(help="Target: dense over kept MACs of the whole model; with --density, both hold."),
+        typer.Option(help="Target: dense over kept MACs of the whole model; with --density, the harder one decides."),
     ] = None,
     latency_ratio: LatencyRatio = None,
     target: Target = "ort-cpu",
@@ -52,6 +52,7 @@ def prune(
     """
     from hetcompress import pipeline
     from hetcompress.cli import console
+    from hetcompress.cli.pruned import say_which_decided
     from hetcompress.run_files import MADE
 
     made = [run / name / file for name, files in MADE.items() for file in files if (run / name / file).exists()]
@@ -60,6 +61,7 @@ def prune(
         plan=plan_settings("fast", target, batch, threads, kernels=kernels), arch=arch, random=random,
         evenly=evenly, force=force,
     )  # fmt: skip
+    say_which_decided(density, mac_ratio, result)
     if json_out:
         console.print_json({"command": "prune", "result": result})
         return

@@ -100,15 +100,20 @@ class Tidy:
     weights: dict[str, int]
 
 
-def tidy(model: nn.Module, example_input: Float[Tensor, "n c h w"]) -> Tidy:
+def tidy(model: nn.Module, example_input: Float[Tensor, "n c h w"], *, channels: bool = True) -> Tidy:
     """Return a tidied copy of a pruned model, which is left alone.
+
+    Args:
+        model: With `HetConv2d` layers.
+        example_input: Its shape is that of the images.
+        channels: See `hetcompress.lowering.tidying.tidied`.
 
     Raises:
         VerificationError: The copy computes something else.
     """
     weights = {name: layer.weight.numel() for name, layer in named_modules_of(model, HetConv2d).items()}
     before = Sameness.on_random_images(model, example_input)
-    copied = tidied(model, before)
+    copied = tidied(model, before, channels=channels)
     return Tidy(copied, before, input_shapes(copied, example_input), weights)
 
 

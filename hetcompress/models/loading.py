@@ -132,7 +132,9 @@ def _load(path: Path, model: nn.Module, tensors: Mapping[str, Tensor], architect
     if difference.size:
         classes, fix = number_of_classes(tensors), "name the right one with --arch, or its arguments with --arch-arg"
         if not difference.missing and not difference.unexpected and len(difference.reshaped) <= 2:
-            fix = f"the checkpoint has {classes} classes: pass --arch-arg num_classes={classes}"
+            known = architecture.spec.partition(":")[0] in ("hetcompress", "torchvision", "timm")
+            way = f"pass --arch-arg num_classes={classes}" if known else "let the factory build so many (--arch-arg)"
+            fix = f"the checkpoint has {classes} classes: {way}"
         raise InputError(
             f"checkpoint {path}", expected=f"the tensors of {architecture.spec} {architecture.arguments or ''}".strip(),
             found=str(difference), fix=fix,

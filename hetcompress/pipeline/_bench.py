@@ -118,7 +118,18 @@ def bench(
         BenchItem(candidate.name, source, candidate.bytes, candidate.shape, candidate.runtime)
         for candidate, source in zip(candidates, sources, strict=True)
     ]
-    return Bench(tuple(described), tuple(timings), machine(), tuple(opener.notes))
+    return Bench(tuple(described), tuple(timings), machine(), (*opener.notes, *_unlike(candidates)))
+
+
+def _unlike(candidates: Sequence[Candidate]) -> list[str]:
+    """Return in words which models do other work than the first, whatever their time ratios say."""
+    first = candidates[0]
+    return [
+        f"{other.name} takes {'x'.join(map(str, other.shape))} {other.dtype}, not {'x'.join(map(str, first.shape))} "
+        f"{first.dtype} as {first.name} does: their times are of different work".replace("torch.", "")
+        for other in candidates[1:]
+        if (other.shape, other.dtype) != (first.shape, first.dtype)
+    ]
 
 
 def _check(

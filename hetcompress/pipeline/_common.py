@@ -215,8 +215,9 @@ def kept_of(model: nn.Module, spec: InputSpec) -> tuple[float, float]:
 def not_faster(comparisons: Sequence[Comparison]) -> list[str]:
     """Return in words where a compact model is not faster than the dense one."""
     return [
-        f"not faster than the dense model in {item.compact.runtime} at batch {item.compact.batch}: {item.verdict}, "
-        f"{item.compact.median_ms:.3g} against {item.dense.median_ms:.3g} ms"
+        f"not {'shown to be ' if item.verdict.startswith('unclear') else ''}faster than the dense model in "
+        f"{item.compact.runtime} at batch {item.compact.batch}: {item.verdict}, {item.compact.median_ms:.3g} against "
+        f"{item.dense.median_ms:.3g} ms"
         for item in comparisons
         if item.verdict != "faster"
     ]

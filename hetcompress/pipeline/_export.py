@@ -118,6 +118,10 @@ def export(
         VerificationError: A file does not compute what the model does; or `strict` and there are complaints.
     """
     check_seconds(seconds)
+    if strict and seconds == 0:
+        raise UsageError(
+            "--strict", expected="time to see what is faster", found="--seconds 0", fix="leave --seconds out"
+        )
     plan = plan or dataclasses.replace(DEFAULT, target=planned_in(targets))
     folder = RunFolder.open(run, factory=arch)
     images = data or _recorded_data(folder)

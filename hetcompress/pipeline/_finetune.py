@@ -27,6 +27,7 @@ from hetcompress.pipeline._time import aimed, measured_budget, pruned_to_time, t
 from hetcompress.planning import FAST, PlanSettings
 from hetcompress.pruning import magnitudes
 from hetcompress.reporters import Reporter, Silent
+from hetcompress.run_files import alone
 from hetcompress.surgery import named_modules_of
 from hetcompress.training import TrainSettings
 
@@ -100,21 +101,22 @@ def finetune(
         reporter.note(
             f"what was trained in {folder.path} before is replaced when this ends, with its reports and exports"
         )
-    result = finetune_model(
-        model,
-        teacher,
-        source,
-        train=train,
-        shapes=shapes,
-        budget=budget,
-        pruner=pruner,
-        checkpoint=folder.checkpoint,
-        checkpoint_every=checkpoint_every,
-        resume=resume == "auto",
-        fingerprint=fingerprint,
-        reporter=_Recording(folder.metrics, reporter),
-        device=device,
-    )
+    with alone(folder.path):
+        result = finetune_model(
+            model,
+            teacher,
+            source,
+            train=train,
+            shapes=shapes,
+            budget=budget,
+            pruner=pruner,
+            checkpoint=folder.checkpoint,
+            checkpoint_every=checkpoint_every,
+            resume=resume == "auto",
+            fingerprint=fingerprint,
+            reporter=_Recording(folder.metrics, reporter),
+            device=device,
+        )
     time = None if budget is None or pruner is None else timed(folder, result.model, budget, plan)
     record = {
         **settings,

@@ -64,7 +64,7 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
             f"shapes, is not here: {reason}",
         )
     ours = ours or whole.plan(dense, pruned, example, with_ours)
-    if _pays(ours, shown):
+    if _pays(ours, _at_most(stock)):
         return ours
     return _noted(
         stock,
@@ -99,6 +99,13 @@ def _without_ours(planned: Plan) -> float:
 
 def _noted(planned: Plan, text: str) -> Plan:
     return dataclasses.replace(planned, note="; ".join(filter(None, (planned.note, text))))
+
+
+def _at_most(planned: Plan) -> float:
+    """Return the time ratio of a whole; where a busy machine leaves it open, the highest that it may be."""
+    if planned.whole is None:
+        return 1.0
+    return max(1.0, planned.whole.ratio if planned.whole.steady else planned.whole.ratio_high)
 
 
 def _ratio(planned: Plan) -> float:

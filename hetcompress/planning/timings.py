@@ -42,22 +42,26 @@ class Decided:
         layers: What each was lowered to, by name.
         whole: The lowered model against the dense one, if it was timed.
         note: What was given up, and why.
+        untouched: See `hetcompress.planning.Plan`.
     """
 
     layers: dict[str, LoweredLayer]
     whole: Comparison | None
     note: str
+    untouched: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         layers = {name: dataclasses.asdict(layer) for name, layer in self.layers.items()}
-        return {"layers": layers, "whole": self.whole and self.whole.to_json(), "note": self.note}
+        whole = self.whole and self.whole.to_json()
+        return {"layers": layers, "whole": whole, "note": self.note, "untouched": self.untouched}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Decided:
         """Build what `to_json` returned."""
         layers = {str(name): LoweredLayer(**layer) for name, layer in values["layers"].items()}
-        return cls(layers, values["whole"] and Comparison.from_json(values["whole"]), str(values["note"]))
+        whole = values["whole"] and Comparison.from_json(values["whole"])
+        return cls(layers, whole, str(values["note"]), bool(values["untouched"]))
 
 
 class Timings:

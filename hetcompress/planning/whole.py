@@ -114,12 +114,14 @@ class Plan:
         settings: How forms were chosen.
         whole: The lowered model against the dense one; None if nothing was measured, or nothing is left but that one.
         note: What was given up last and why; empty if nothing was.
+        untouched: The model has all of its channels, since it was slower without those that nothing reads.
     """
 
     lowered: Lowered
     settings: PlanSettings
     whole: Comparison | None
     note: str
+    untouched: bool = False
 
     def summary(self) -> dict[str, Any]:
         """Return how forms were chosen, how often each was taken, and what was given up."""
@@ -155,6 +157,8 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
     ready = tidy(pruned, example)
     key = _key(dense, ready, example, settings)
     decided = chooser.timings.plans.get(key)
+    if decided is not None and decided.untouched:
+        return Plan(_untouched(pruned, example), settings, decided.whole, decided.note, untouched=True)
     if decided is not None:
         lowered = lower(ready, example, rules=settings.rules, chooser=chooser, known=decided.layers)
         if all(layer.form == decided.layers[layer.name].form for layer in lowered.layers):
@@ -164,7 +168,7 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
     planned = _timed(against, pruned, ready, example, settings, chooser)
     if against.steady:  # else it was a busy minute, and the next may decide otherwise
         layers = {layer.name: layer for layer in planned.lowered.layers}
-        chooser.timings.add_plan(key, Decided(layers, planned.whole, planned.note))
+        chooser.timings.add_plan(key, Decided(layers, planned.whole, planned.note, planned.untouched))
     chooser.timings.save()
     return planned
 
@@ -206,6 +210,12 @@ def _timed(
         left |= {layer.name: "the whole was not faster" for layer in _changed(best) if layer not in kept}
         best = lower(pruned, example, rules=settings.rules, chooser=chooser, dense=left)
         compared = against(best.model) if best.smaller else compared
+    if best.smaller and not _changed(best) and compared.verdict == "slower":
+        note = (
+            "no layer gains in another form, and without the filters that nothing reads the whole is only "
+            f"{compared.ratio:.3g} times as fast as dense, so it is left as it was"
+        )
+        return Plan(_untouched(pruned, example), settings, None, note, untouched=True)
     if best.smaller and compared.ratio_high <= 1 + SAME:
         note = (
             "no layer gains in another form, and without the filters that nothing reads the whole is "
@@ -218,6 +228,11 @@ def _timed(
             "quiet"
         )
     return Plan(best, settings, compared if best.smaller else None, note)
+
+
+def _untouched(pruned: nn.Module, example: Tensor) -> Lowered:
+    """Return the model with all of its channels, every layer dense."""
+    return lower(tidy(pruned, example, channels=False), example, rules=("dense",))
 
 
 def _changed(lowered: Lowered) -> list[LoweredLayer]:

@@ -45,6 +45,16 @@ def test_models_of_a_run_against_a_foreign_file_and_a_checkpoint(hc, digits, for
         assert word in out
 
 
+def test_models_of_other_inputs_are_said_to_do_other_work(hc, digits, foreign, tmp_path):
+    hc("convert", "model.pt", *digits)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten())
+    (tmp_path / "larger.onnx").write_bytes(onnx_bytes(model, torch.zeros(1, 1, 9, 9)))
+    code, _, err = hc("bench", foreign, "larger.onnx", "-b", 1, *FAST)
+    assert code == 0
+    assert "NOTE: larger.onnx takes 1x9x9 float32, not 1x8x8 float32 as foreign.onnx does" in err
+    assert "different work" not in hc("bench", foreign, "dense", "-b", 1, *FAST)[2]
+
+
 def test_more_images_than_memory_holds_are_refused(hc, digits, foreign):
     hc("convert", "model.pt", *digits)
     for command in (("bench", foreign), ("bench", "dense")):

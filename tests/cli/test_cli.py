@@ -94,6 +94,8 @@ def test_what_may_help_where_nothing_is_faster(hc, digits, library):
 def test_strict_export_fails_but_says_why(hc, digits):
     hc("convert", "model.pt", *digits)
     hc("prune", "--density", 1.0)
+    code, _, err = hc("export", "--onnx", "--seconds", 0, "--strict")
+    assert (code, "--strict: expected time to see what is faster, found --seconds 0" in err) == (2, True)
     code, _, err = hc("export", "--onnx", "--seconds", 0.05, "--batch", 1, "--strict")
     assert code == 5
     assert "export --strict: expected smaller and faster, found model.onnx is not smaller" in err
@@ -189,6 +191,7 @@ def test_existing_run_is_kept_without_force(hc, digits, tmp_path):
     code, _, err = hc("convert", "model.pt", *digits, "--run", "other", "--force")
     assert code == 2
     assert "found one that is not a run" in err
+    assert "found a file. Fix: name another" in hc("convert", "model.pt", *digits, "--run", "model.pt")[2]
     assert (tmp_path / "other" / "thesis.txt").read_text() == "years of work"
 
 

@@ -1,6 +1,10 @@
 """What a command may replace, and what it must not."""
 
+import pytest
+
+from hetcompress.errors import UsageError
 from hetcompress.pipeline._finetune import fingerprint_of
+from hetcompress.run_files import alone
 
 SMOKE = ("finetune", "--data", "digits", "--max-steps", 6, "-b", 32)
 
@@ -86,3 +90,37 @@ def test_data_of_other_classes_do_not_take_up_a_training(tmp_path):
     assert own == fingerprint_of(moved, weights, ("a", "b"), 3)
     assert own != fingerprint_of(settings, weights, ("a", "c"), 3)
     assert own != fingerprint_of(settings, weights, ("a", "b"), 4)
+
+
+def test_two_trainings_in_one_folder_are_refused(hc, digits, tmp_path):
+    hc("convert", "model.pt", *digits)
+    with alone(tmp_path / "hetrun"):
+        code, _, err = hc(*SMOKE)
+        assert code == 2
+        assert "expected no other training in it, found one that is still running. Fix: wait for it" in err
+    with alone(tmp_path / "hetrun"), pytest.raises(UsageError, match="still running"), alone(tmp_path / "hetrun"):
+        pass
+    assert hc(*SMOKE, "-q")[0] == 0
+
+
+def test_what_an_earlier_export_left_is_named(hc, digits):
+    hc("convert", "model.pt", *digits)
+    hc("prune", "--density", 0.5)
+    assert "earlier export" not in hc("export", "--pt2", "--seconds", 0)[2]
+    code, _, err = hc("export", "--safetensors", "--seconds", 0)
+    assert code == 0
+    assert "NOTE: beside them, of an earlier export and perhaps in other forms than plan.json says: model.pt2" in err
+
+
+def test_of_two_targets_the_one_that_decides_is_said(hc, digits):
+    hc("convert", "model.pt", *digits)
+    code, _, err = hc("prune", "--density", 0.2, "--mac-ratio", 1.1)
+    assert code == 0
+    assert "NOTE: density 0.2 decides: the MAC ratio is " in err
+    code, _, err = hc("prune", "--density", 0.9, "--mac-ratio", 3)
+    assert code == 0
+    assert "NOTE: MAC ratio 3 decides: the density is 0." in err
+    assert "decides" not in hc("prune", "--density", 0.4)[2]
+    code, _, err = hc(*SMOKE, "--density", 0.02, "--mac-ratio", 1.1)
+    assert code == 0
+    assert "NOTE: density 0.02 decides" in err

@@ -53,7 +53,7 @@ def wholes(monkeypatch):
         (1.4, 9.0, [False]),  # enough of the MAC ratio
         (1.39, 9.0, [False, True]),
         (None, 1.3, [False, True]),  # nothing is faster in stock operators
-        ((1.7, 0.7, 2.0), 1.3, [False, True]),  # a busy minute says nothing
+        ((1.7, 0.7, 2.0), 2.6, [False, True]),  # a busy minute says nothing
     ],
 )
 def test_our_kernel_is_tried_where_stock_operators_show_little(wholes, stock, ours, kernels):
@@ -63,6 +63,13 @@ def test_our_kernel_is_tried_where_stock_operators_show_little(wholes, stock, ou
     assert result.settings.kernels is kernels[-1], "a plan tells what was decided"
     assert result.note == ""
     assert {settings.plan for settings in planned} == {"fast"}
+
+
+def test_a_busy_minute_takes_no_kernel_that_a_quiet_one_might_not(wholes):
+    wholes((1.7, 0.7, 2.0), 2.4)  # stock operators may be 2.0 times as fast as dense
+    assert plan(half(), half(), EXAMPLE, DEFAULT).settings.kernels is False
+    wholes((1.01, 1.0, 1.02), 2.4)
+    assert plan(half(), half(), EXAMPLE, DEFAULT).settings.kernels is True
 
 
 @pytest.mark.parametrize(

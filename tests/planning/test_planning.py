@@ -346,6 +346,22 @@ def test_filters_that_nothing_reads_make_a_whole_faster(monkeypatch):
     assert result.lowered.model.first.out_channels == 16
 
 
+def test_a_whole_that_is_slower_without_them_keeps_filters_that_nothing_reads(monkeypatch):
+    asked = pretend(monkeypatch, (0.9, 0.89, 0.91))
+    net, example = Net().eval(), torch.zeros(1, 3, 12, 12)
+    shapes = torch.ones(1, 32, 3, 3, dtype=torch.bool)
+    shapes[:, 16:] = False
+    net.second = HetConv2d.from_conv2d(net.second, shapes, "all", 1)
+    for _ in range(2):
+        result = plan(dense_of(net), net, example, SETTINGS)
+        assert result.lowered.model.first.out_channels == 32
+        assert not result.lowered.smaller
+        assert result.whole is None
+        assert "only 0.9 times as fast as dense, so it is left as it was" in result.note
+        assert torch.allclose(result.lowered.model(example + 1), net(example + 1), atol=1e-5)
+    assert len(asked) == 1, "the second comes from the cache"
+
+
 def test_fewest_macs_needs_no_clock(monkeypatch):
     monkeypatch.setattr(latency, "measure", None)
     net = Net().eval()
