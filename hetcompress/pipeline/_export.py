@@ -117,11 +117,7 @@ def export(
         InputError: Nothing has been pruned yet, or the data is missing.
         VerificationError: A file does not compute what the model does; or `strict` and there are complaints.
     """
-    check_seconds(seconds)
-    if strict and seconds == 0:
-        raise UsageError(
-            "--strict", expected="time to see what is faster", found="--seconds 0", fix="leave --seconds out"
-        )
+    _check_time(seconds, strict=strict)
     plan = plan or dataclasses.replace(DEFAULT, target=planned_in(targets))
     folder = RunFolder.open(run, factory=arch)
     images = data or _recorded_data(folder)
@@ -186,6 +182,15 @@ def export(
 def planned_in(targets: Sequence[str]) -> str:
     """Return the runtime in which forms are timed for these export targets, if the user names none."""
     return "ort-cpu" if "onnx" in targets else "torch-cpu"
+
+
+def _check_time(seconds: float, *, strict: bool) -> None:
+    """Refuse a time that cannot be spent, or none where it decides."""
+    check_seconds(seconds)
+    if strict and seconds == 0:
+        raise UsageError(
+            "--strict", expected="time to see what is faster", found="--seconds 0", fix="leave --seconds out"
+        )
 
 
 def _refuse(complaints: Sequence[str]) -> None:
