@@ -184,7 +184,7 @@ class _Run:
         self.epochs, self.step = list(state["epochs"]), int(state["step"])
         self.epoch_seconds = float(state["epoch_seconds"])
         if state["stage"] == 2 and self.stage == 1:
-            self.model = pruned_skeleton(self.model)
+            self.model = self.placed(pruned_skeleton(_plain(self.model)))
         self.enter_stage(int(state["stage"]))
         self.trainer.load_state_dict(state["trainer"])
         if self.learner is not None:
@@ -234,10 +234,9 @@ class _Run:
         self.latest = None
         self.epoch_seconds += self.trainer.seconds
         self.measure("after stage 1", self.model)
-        learned = copy.deepcopy(self.model).cpu().to(memory_format=torch.contiguous_format)
         worths = {name: worth.cpu() for name, worth in self.learner.final_logits().items()}
         pruner = self.pruner or functools.partial(prune_nearest, self.budget, self.reporter.warn)
-        self.model = self.placed(pruner(learned.eval(), worths))
+        self.model = self.placed(pruner(_plain(self.model), worths))
         self.measure("after pruning", self.model)
         self.recalibrate()
         self.measure("after recalibration", self.model)
@@ -256,13 +255,8 @@ class _Run:
         """Measure batch-norm statistics on augmented training images, in an order that is not trained on."""
         untrained = math.ceil(self.train.epochs)
         batches = self.data.train_batches(self.train.batch_size, seed=self.train.seed, epoch=untrained)
-        recalibrate_(
-            self.model,
-            (
-                images.to(self.device)
-                for (images, _), _i in zip(batches, range(self.shapes.recalibration), strict=False)
-            ),
-        )
+        some = zip(batches, range(self.shapes.recalibration), strict=False)
+        recalibrate_(self.model, (images.to(self.device) for (images, _), _number in some))
 
     def go(self) -> Finetuned:
         """Run to the end."""
@@ -279,8 +273,12 @@ class _Run:
         )
         final = self.trainer.best_model
         self.record("after stage 2", self.latest or self.measured(final))
-        trained = copy.deepcopy(final).cpu().to(memory_format=torch.contiguous_format).eval()
-        return Finetuned(trained, self.accuracies, self.epochs, self.verdict)
+        return Finetuned(_plain(final), self.accuracies, self.epochs, self.verdict)
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """Return a copy as it was before it was placed, in eval mode."""
+    return copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
 
 
 def finetune(
