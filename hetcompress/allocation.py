@@ -112,8 +112,9 @@ def allocate(
         return _within(layers, logits, budget, strict=strict)
 
     def at(share: float) -> tuple[float, float, Masks]:
-        masks = _within(layers, logits, budget.mixed(share), strict=strict)
-        first, second = (kept_cost(layers, masks, part) / part.kept for part in budget.mixed(share).parts)
+        mixed = budget.mixed(share)
+        masks = _within(layers, logits, mixed, strict=strict)
+        first, second = (kept_cost(layers, masks, part) / part.kept for part in mixed.parts)
         return first, second, masks
 
     found = [at(0.0)]

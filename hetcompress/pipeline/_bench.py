@@ -123,10 +123,13 @@ def bench(
 
 def _unlike(candidates: Sequence[Candidate]) -> list[str]:
     """Return in words which models do other work than the first, whatever their time ratios say."""
+
+    def takes(one: Candidate) -> str:
+        return f"{'x'.join(map(str, one.shape))} {str(one.dtype).removeprefix('torch.')}"
+
     first = candidates[0]
     return [
-        f"{other.name} takes {'x'.join(map(str, other.shape))} {other.dtype}, not {'x'.join(map(str, first.shape))} "
-        f"{first.dtype} as {first.name} does: their times are of different work".replace("torch.", "")
+        f"{other.name} takes {takes(other)}, not {takes(first)} as {first.name} does: their times are of different work"
         for other in candidates[1:]
         if (other.shape, other.dtype) != (first.shape, first.dtype)
     ]

@@ -87,7 +87,7 @@ class Measured(Chooser):
         key = Timings.key(nn.ModuleList(forms.values()), input_shape, self.batch, self.threads, tuple(forms), hopeless)
         if key not in self.timings.known:
             self.timings.add(key, self._measure(forms, input_shape, hopeless))
-        return self.timings.known[key]
+        return dict(self.timings.known[key])
 
     def _measure(
         self, forms: Mapping[str, nn.Module], input_shape: tuple[int, ...], hopeless: float
