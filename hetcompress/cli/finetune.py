@@ -13,7 +13,7 @@ from hetcompress.cli.options import (
     DataRoot,
     Download,
     Json,
-    Kernels,
+    KernelsOnTheWay,
     LatencyRatio,
     OneBatch,
     Run,
@@ -53,7 +53,7 @@ def finetune(
     target: Target = "ort-cpu",
     batch: OneBatch = 1,
     threads: Threads = 1,
-    kernels: Kernels = False,
+    kernels: KernelsOnTheWay = None,
     method: Annotated[
         str,
         typer.Option(help="How shapes are learned: sensitivity, magnitude or penalty.", rich_help_panel=SHAPES),

@@ -21,6 +21,7 @@ __all__ = [
     "Download",
     "Json",
     "Kernels",
+    "KernelsOnTheWay",
     "KernelsOrNot",
     "LatencyRatio",
     "OneBatch",
@@ -82,6 +83,15 @@ Kernels = Annotated[
     typer.Option(
         "--kernels/--no-kernels",
         help="Let layers run in the project's own kernel; an ONNX file then needs its library registered.",
+    ),
+]
+KernelsOnTheWay = Annotated[
+    Optional[bool],  # noqa: UP045
+    typer.Option(
+        "--kernels/--no-kernels",
+        help="Let layers run in the project's own kernel where time is measured, or not. [where filters differ in "
+        "their shapes]",
+        show_default=False,
     ),
 ]
 KernelsOrNot = Annotated[

@@ -10,7 +10,7 @@ import typer
 from hetcompress.cli.options import (
     Arch,
     Json,
-    Kernels,
+    KernelsOnTheWay,
     LatencyRatio,
     OneBatch,
     Run,
@@ -36,7 +36,7 @@ def prune(
     target: Target = "ort-cpu",
     batch: OneBatch = 1,
     threads: Threads = 1,
-    kernels: Kernels = False,
+    kernels: KernelsOnTheWay = None,
     random: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(metavar="SEED", help="Choose shapes at random, for experiments."),

@@ -6,11 +6,16 @@ any nonzero is a kept vector.  Filters that fill up the last block of a group ar
 
 from __future__ import annotations
 
-from jaxtyping import Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["blocked", "pack", "planar", "unpack"]
+__all__ = ["blocked", "count_kept", "pack", "planar", "unpack"]
+
+
+def count_kept(weight: Num[Tensor, "filters channels kh kw"], groups: int, vector: int) -> int:
+    """Return how many vectors `pack` would keep."""
+    return int(_kept(_columns(weight, groups, vector)).sum())
 
 
 def pack(
@@ -18,7 +23,7 @@ def pack(
 ) -> tuple[Num[Tensor, "vectors v"], Int[Tensor, " vectors"], Int[Tensor, " starts"]]:
     """Return the kept vectors of dense weights, real or integers, their taps, and where each block begins (int32)."""
     columns = _columns(weight, groups, vector)
-    kept = (columns != 0).any(1)
+    kept = _kept(columns)
     block, tap = kept.nonzero(as_tuple=True)
     counts = F.pad(kept.sum(1).cumsum(0), (1, 0))
     return columns[block, :, tap].contiguous(), tap.int(), counts.int()
@@ -47,6 +52,10 @@ def _columns(weight: Tensor, groups: int, vector: int) -> Tensor:
     rows = weight.reshape(groups, -1, size)
     rows = F.pad(rows, (0, 0, 0, -rows.shape[1] % vector))
     return rows.reshape(-1, vector, size)
+
+
+def _kept(columns: Num[Tensor, "blocks v k"]) -> Bool[Tensor, "blocks k"]:
+    return (columns != 0).any(1)
 
 
 def blocked(images: Float[Tensor, "n c h w"], vector: int) -> Float[Tensor, "n b h w v"]:

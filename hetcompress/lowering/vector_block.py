@@ -10,6 +10,7 @@ from torch import nn
 
 from hetcompress.kernels import VectorBlockConv2d, available, best_vector
 from hetcompress.kernels.library import VECTORS
+from hetcompress.kernels.packing import count_kept
 from hetcompress.lowering.base import LOWERINGS, Lowering, Verdict
 from hetcompress.lowering.pieces import Geometry, surrounded
 from hetcompress.nn import HetConv2d
@@ -38,7 +39,8 @@ class VectorBlock(Lowering):
         if str(layer.weight.dtype) != "torch.float32" or layer.weight.device.type != "cpu":
             return Verdict(False, "the kernel takes float32 on the CPU")
         vector = vector_of(layer)
-        executed, dense = _rewritten(layer, vector).executed_weights, layer.weight.numel()
+        weight = layer.weight.detach() * layer.mask()
+        executed, dense = vector * count_kept(weight, layer.groups, vector), weight.numel()
         if executed >= dense:
             return Verdict(False, f"no vector of {vector} filters is empty")
         return Verdict(True, f"{executed // vector} vectors of {vector} filters, {executed / dense:.0%} of the weights")

@@ -27,7 +27,7 @@ from hetcompress.pipeline._common import DataSettings, check_classes, check_seco
 from hetcompress.pipeline._int8 import INT8, Int8Report, Int8Settings, complaints_of, quantise, timed
 from hetcompress.pipeline._report import lowered_pair
 from hetcompress.planning import DEFAULT, Plan, PlanSettings
-from hetcompress.targets import EXPORT_TARGETS, Exported, export_model
+from hetcompress.targets import EXPORT_TARGETS, Exported, Truth, export_model
 
 __all__ = ["ExportReport", "export", "planned_in"]
 
@@ -130,12 +130,13 @@ def export(
         plain = {name: path for name, path in paths.items() if name != INT8}
         references = {name: Path(temporary) / f"dense{path.suffix}" for name, path in plain.items()}
         # one model after the other, so that no two are in memory
-        dense_bytes = {file.target: file.bytes for file in _write(_dense(folder), example, references, samples)}
+        truth = Truth.of(folder.pruned_model(), example, samples)
+        dense_bytes = {file.target: file.bytes for file in _write(_dense(folder), example, references)}
         release()
         planned = lowered_pair(folder, plan)[2]
         release()
         pair = _Pair(folder, planned.lowered.model, example)
-        files = _write(pair.compact, example, plain, samples)
+        files = _write(pair.compact, example, plain, truth)
         # before anything else can fail: the files in the run folder are in these forms from now on
         write_text(folder.plan, json.dumps({"schema": 1, **planned.to_json()}, indent=2) + "\n")
         accuracies = {} if source is None else _accuracies(pair, plain.get("onnx"), source)
@@ -226,9 +227,9 @@ def _dense(folder: RunFolder) -> nn.Module:
     return fold_batch_norms(folder.dense_model(), torch.zeros(1, *folder.input_spec.size))
 
 
-def _write(model: nn.Module, example: Tensor, paths: Mapping[str, Path], samples: Tensor | None) -> list[Exported]:
-    """Write a model for each target, verified."""
-    return [export_model(name, model, example, path, samples=samples) for name, path in paths.items()]
+def _write(model: nn.Module, example: Tensor, paths: Mapping[str, Path], truth: Truth | None = None) -> list[Exported]:
+    """Write a model for each target; the files compute the same as the pruned model, or as the model itself."""
+    return [export_model(name, model, example, path, truth=truth) for name, path in paths.items()]
 
 
 def _to_quantise(pair: _Pair, exported: Path, folder: Path, planned: Plan) -> Path:

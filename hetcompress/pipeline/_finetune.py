@@ -24,7 +24,7 @@ from hetcompress.goals import ShapeSettings, budget_of
 from hetcompress.nn import LearnableHetConv2d
 from hetcompress.pipeline._common import DataSettings, Pruned, check_classes, finish, open_run_data
 from hetcompress.pipeline._time import aimed, measured_budget, pruned_to_time, timed
-from hetcompress.planning import FAST, PlanSettings
+from hetcompress.planning import DEFAULT, PlanSettings, settled
 from hetcompress.pruning import magnitudes
 from hetcompress.reporters import Reporter, Silent
 from hetcompress.run_files import alone
@@ -40,7 +40,7 @@ def finetune(
     data: DataSettings,
     train: TrainSettings | None = None,
     shapes: ShapeSettings | None = None,
-    plan: PlanSettings = FAST,
+    plan: PlanSettings = DEFAULT,
     arch: str | None = None,
     stage: str = "both",
     resume: str = "auto",
@@ -88,6 +88,7 @@ def finetune(
     }
     pruner: Pruner | None = None
     if shapes.latency_ratio is not None:
+        plan = settled(model, plan)
         settings["plan"] = dataclasses.asdict(plan)
         budget = measured_budget(folder, model, shapes.latency_ratio, plan) if resume == "auto" else None
         budget = _reachable(model, budget or _aimed(folder, model, shapes.latency_ratio, plan))

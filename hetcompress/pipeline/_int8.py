@@ -23,7 +23,7 @@ from hetcompress.files import write_atomically
 from hetcompress.graphs import evaluating
 from hetcompress.machine import machine
 from hetcompress.pipeline._common import DataSettings, open_run_data
-from hetcompress.targets import EXPORT_TARGETS, Agreement, Exported, Runner, verify
+from hetcompress.targets import EXPORT_TARGETS, Agreement, Exported, Runner, Truth, verify
 from hetcompress.targets.int8 import Kernels, Quantiser, count_kernels, scheme_for
 from hetcompress.targets.int8_choice import Choice, choose_layers, sensitivities
 from hetcompress.targets.onnx import library_for
@@ -161,7 +161,7 @@ def quantise(
 
 def _verified(runner: Runner, model: nn.Module, samples: Tensor, path: Path) -> Agreement:
     """Check that the file runs at every batch size; its distance from fp32 is measured and not judged."""
-    checked = verify(runner, model, samples, where=f"export {path}", samples=samples, tolerance=math.inf)
+    checked = verify(runner, Truth.of(model, samples, samples), where=f"export {path}", tolerance=math.inf)
     with evaluating(model):
         expected = model(samples)
     found = runner(samples)

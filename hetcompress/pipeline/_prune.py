@@ -13,7 +13,7 @@ from hetcompress.goals import OPTIONS, ShapeSettings, budget_of
 from hetcompress.nn import LearnableHetConv2d
 from hetcompress.pipeline._common import Pruned, finish
 from hetcompress.pipeline._time import aimed
-from hetcompress.planning import FAST, PlanSettings
+from hetcompress.planning import DEFAULT, PlanSettings, settled
 from hetcompress.pruning import magnitudes, worths
 from hetcompress.pruning import prune as prune_model
 from hetcompress.surgery import named_modules_of
@@ -27,7 +27,7 @@ def prune(
     density: float | None = None,
     mac_ratio: float | None = None,
     latency_ratio: float | None = None,
-    plan: PlanSettings = FAST,
+    plan: PlanSettings = DEFAULT,
     arch: str | None = None,
     random: int | None = None,
     evenly: bool = False,
@@ -75,7 +75,7 @@ def prune(
         scores = {name: torch.rand(worth.shape, generator=generator) for name, worth in scores.items()}
     settings = {"data": None, "target": targets, "random": random, "evenly": evenly}
     if shapes.latency_ratio is not None:
-        found = aimed(folder, model, shapes.latency_ratio, plan, scores)
+        found = aimed(folder, model, shapes.latency_ratio, settled(model, plan), scores)
         return finish(folder, "prune", settings, Finetuned(found.pruned, {}, []), found.time)
     budget = budget_of(model, shapes, folder.input_spec.size)
     pruned = prune_model(model, budget, logits=worths(layers, scores, budget.wiring), evenly=evenly)

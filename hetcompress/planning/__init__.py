@@ -1,7 +1,7 @@
 """Planning: which form each layer gets, by time measured on the machine and runtime that will run it."""
 
 from hetcompress.planning.aiming import Aim, TimeRatio, aim, time_ratio
-from hetcompress.planning.automatic import plan
+from hetcompress.planning.automatic import plan, settled
 from hetcompress.planning.granularity import TimedGrain, choose_granularities
 from hetcompress.planning.measured import Measured
 from hetcompress.planning.prices import layer_prices
@@ -22,5 +22,6 @@ __all__ = [
     "choose_granularities",
     "layer_prices",
     "plan",
+    "settled",
     "time_ratio",
 ]

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from hetcompress.cost import layer_macs
 from hetcompress.kernels import available
-from hetcompress.nn import HetConv2d
+from hetcompress.nn import HetConv2d, LearnableHetConv2d
 from hetcompress.planning import whole
 from hetcompress.planning.measured import OURS
 from hetcompress.planning.whole import Plan, PlanSettings
 from hetcompress.surgery import named_modules_of
 
-__all__ = ["ENOUGH", "WORTH", "plan"]
+__all__ = ["ENOUGH", "WORTH", "plan", "settled"]
 
 ENOUGH = 0.7
 """Share of the MAC ratio inside the masks that a clock must show; stock operators that do so need no kernel."""
@@ -73,10 +73,25 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
     )
 
 
-def _fine(pruned: nn.Module) -> bool:
+def settled(model: nn.Module, settings: PlanSettings) -> PlanSettings:
+    """Return settings that say whether our kernel is among the forms, where that is left open.
+
+    A target of time compares many plans, which need one answer: the kernel, if it is here, for shapes that it was made
+    for.
+
+    Args:
+        model: Converted or pruned.
+        settings: How to choose.
+    """
+    if settings.kernels is not None:
+        return settings
+    return dataclasses.replace(settings, kernels=available()[0] and _fine(model))
+
+
+def _fine(model: nn.Module) -> bool:
     """Say whether filters differ in their shapes anywhere, which stock operators rarely turn into time."""
-    layers = named_modules_of(pruned, HetConv2d).values()
-    return any(layer.channel_groups.out_groups > layer.groups for layer in layers)
+    layers = named_modules_of(model, HetConv2d) | named_modules_of(model, LearnableHetConv2d)
+    return any(layer.channel_groups.out_groups > layer.groups for layer in layers.values())
 
 
 def _pays(ours: Plan, stock: float) -> bool:

@@ -78,9 +78,11 @@ class Timings:
         kernel = best_path() if available()[0] else None  # the user may name another than the processor's best
         described = json.dumps([FORMAT, __version__, runtime, here.cpu, here.flags, here.cores, kernel])
         self.path = cache_folder() / f"timings-{hashlib.sha256(described.encode()).hexdigest()[:16]}.json"
-        self.known: dict[str, dict[str, float]] = {}
-        self.surveys: dict[str, Survey] = {}
-        self.plans: dict[str, Decided] = {}
+        self.known, self.surveys, self.plans = self._kept()
+        self.changed = False
+
+    def _kept(self) -> tuple[dict[str, dict[str, float]], dict[str, Survey], dict[str, Decided]]:
+        """Return times, surveys and plans of the file; nothing of one that cannot be read."""
         try:
             read = json.loads(self.path.read_text(encoding="utf-8"))
             known = {
@@ -88,11 +90,10 @@ class Timings:
                 for key, times in read["milliseconds"].items()
             }
             surveys = {str(key): Survey(**value) for key, value in read["surveys"].items()}
-            self.plans = {str(key): Decided.from_json(value) for key, value in read["plans"].items()}
-            self.known, self.surveys = known, surveys
+            plans = {str(key): Decided.from_json(value) for key, value in read["plans"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass
-        self.changed = False
+            return {}, {}, {}
+        return known, surveys, plans
 
     @staticmethod
     def key(form: nn.Module, input_shape: tuple[int, ...], batch: int, threads: int, *others: object) -> str:
@@ -120,14 +121,17 @@ class Timings:
         self.changed = True
 
     def save(self) -> None:
-        """Write the cache, if it changed."""
+        """Write the cache, if it changed, with what others have added meanwhile."""
         if not self.changed:
             return
-        surveys = {key: dataclasses.asdict(survey) for key, survey in self.surveys.items()}
-        plans = {key: decided.to_json() for key, decided in self.plans.items()}
+        known, surveys, plans = self._kept()
+        self.known, self.surveys, self.plans = known | self.known, surveys | self.surveys, plans | self.plans
         values = {
-            "format": FORMAT, "milliseconds": self.known, "surveys": surveys, "plans": plans,
-        }  # fmt: skip
+            "format": FORMAT,
+            "milliseconds": self.known,
+            "surveys": {key: dataclasses.asdict(survey) for key, survey in self.surveys.items()},
+            "plans": {key: decided.to_json() for key, decided in self.plans.items()},
+        }
         try:
             write_text(self.path, json.dumps(values))
         except HetCompressError:

@@ -101,6 +101,7 @@ class PlanSettings:
 
 
 DEFAULT = PlanSettings(plan="fast", kernels=None)
+"""Of what is exported, and of targets of time."""
 FAST = PlanSettings(plan="fast")
 FEWEST_MACS = PlanSettings(plan="macs")
 

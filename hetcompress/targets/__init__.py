@@ -5,7 +5,7 @@ from hetcompress.targets.exporting import Exported, export_model
 from hetcompress.targets.onnx import OnnxTarget
 from hetcompress.targets.pt2 import Pt2Target
 from hetcompress.targets.safetensors import SafetensorsTarget
-from hetcompress.targets.verification import Agreement, verify
+from hetcompress.targets.verification import Agreement, Truth, verify
 
 __all__ = [
     "EXPORT_TARGETS",
@@ -16,6 +16,7 @@ __all__ = [
     "Pt2Target",
     "Runner",
     "SafetensorsTarget",
+    "Truth",
     "export_model",
     "verify",
 ]

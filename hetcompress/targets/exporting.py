@@ -13,7 +13,7 @@ from hetcompress.files import write_atomically
 from hetcompress.graphs import evaluating
 from hetcompress.memory import release
 from hetcompress.targets.base import EXPORT_TARGETS
-from hetcompress.targets.verification import Agreement, verify
+from hetcompress.targets.verification import Agreement, Truth, verify
 
 __all__ = ["Exported", "export_model"]
 
@@ -53,7 +53,7 @@ def export_model(
     example_input: Float[Tensor, "n c h w"],
     path: Path,
     *,
-    samples: Float[Tensor, "m c h w"] | None = None,
+    truth: Truth | None = None,
     tolerance: float = 1e-4,
 ) -> Exported:
     """Write `model` for a target under `path`, verified; on any failure an existing file stays as it was.
@@ -63,16 +63,17 @@ def export_model(
         model: Takes one tensor and returns one; on the CPU, left as it is.
         example_input: A batch of any size, on the CPU; only its shape and type matter.
         path: The file to make or replace.
-        samples: Real images to verify with, besides random ones.
+        truth: What the file must compute; None is what `model` makes of random images.
         tolerance: Largest allowed relative difference, as `verify` defines it.
 
     Raises:
         UsageError: Unknown target.
-        VerificationError: The file does not compute what the model does.
+        VerificationError: The file computes something else.
         InputError: The format cannot hold so large a model.
         HetCompressError: The model cannot be traced, or the file cannot be written.
     """
     target = EXPORT_TARGETS[target_name]()
+    truth = truth or Truth.of(model, example_input)
     details: dict[str, Any] = {}
     agreements: list[Agreement] = []
 
@@ -80,8 +81,7 @@ def export_model(
         details.update(target.write(model, example_input, temporary))
         release()
         candidate = target.open(temporary, model)
-        where = f"export {path}"
-        agreements.append(verify(candidate, model, example_input, where=where, samples=samples, tolerance=tolerance))
+        agreements.append(verify(candidate, truth, where=f"export {path}", tolerance=tolerance))
 
     with evaluating(model):
         write_atomically(path, write)

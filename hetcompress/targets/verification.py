@@ -21,7 +21,7 @@ from hetcompress.graphs import evaluating
 from hetcompress.memory import frugal
 from hetcompress.targets.base import Runner
 
-__all__ = ["Agreement", "verify"]
+__all__ = ["Agreement", "Truth", "verify"]
 
 RANDOM_BATCHES = (1, 2, 3)
 LARGEST_BATCH = 64
@@ -47,24 +47,55 @@ class Agreement:
     images: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """What a model makes of seeded random batches of 1, 2 and 3, and of real images; the model itself is not kept.
+
+    Attributes:
+        batches: The images.
+        outputs: Of the model, for each batch.
+    """
+
+    batches: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+    @classmethod
+    @frugal()
+    def of(
+        cls, model: nn.Module, example: Float[Tensor, "n c h w"], samples: Float[Tensor, "m c h w"] | None = None
+    ) -> Truth:
+        """Run a model, which is left alone, in eval mode.
+
+        Args:
+            model: On the CPU.
+            example: A batch; its shape after the first axis is that of the random images.
+            samples: Real images.
+
+        Raises:
+            UsageError: The model returns something else than one tensor.
+        """
+        batches = tuple(_batches(example, samples))
+        with evaluating(model):
+            outputs = tuple(model(images) for images in batches)
+        for output in outputs:
+            if not isinstance(output, Tensor):
+                raise UsageError(
+                    type(model).__name__,
+                    expected="a model that returns one tensor",
+                    found=type(output).__name__,
+                    fix="wrap it in a factory that returns scores, and name that with --arch",
+                )
+        return cls(batches, outputs)
+
+
 @frugal()
-def verify(
-    candidate: Runner,
-    model: nn.Module,
-    example: Float[Tensor, "n c h w"],
-    *,
-    where: str,
-    samples: Float[Tensor, "m c h w"] | None = None,
-    tolerance: float = 1e-4,
-) -> Agreement:
-    """Run both on seeded random batches of 1, 2 and 3 and on real images, and compare every output.
+def verify(candidate: Runner, truth: Truth, *, where: str, tolerance: float = 1e-4) -> Agreement:
+    """Compare every output of a file with those of the model that it stands for.
 
     Args:
         candidate: The re-opened file.
-        model: The truth, run in eval mode on the CPU.
-        example: A batch; its shape after the first axis is that of the random images.
+        truth: What it must compute.
         where: What is verified, for the message.
-        samples: Real images.
         tolerance: Largest allowed relative difference.
 
     Raises:
@@ -72,9 +103,7 @@ def verify(
     """
     largest = relative = 0.0
     same, sizes = 0, []
-    for images in _batches(example, samples):
-        with evaluating(model):
-            expected = model(images)
+    for images, expected in zip(truth.batches, truth.outputs, strict=True):
         found = candidate(images)
         _check_form(found, expected, where, len(images))
         difference = float((found.double() - expected.double()).abs().max())
@@ -101,14 +130,7 @@ def _batches(example: Tensor, samples: Tensor | None) -> Iterator[Tensor]:
         yield from torch.split(samples, LARGEST_BATCH)
 
 
-def _check_form(found: Tensor, expected: object, where: str, batch: int) -> None:
-    if not isinstance(expected, Tensor):
-        raise UsageError(
-            where,
-            expected="a model that returns one tensor",
-            found=type(expected).__name__,
-            fix="wrap it in a factory that returns scores, and name that with --arch",
-        )
+def _check_form(found: Tensor, expected: Tensor, where: str, batch: int) -> None:
     if found.shape != expected.shape:
         raise VerificationError(
             where,

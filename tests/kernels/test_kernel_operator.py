@@ -10,6 +10,7 @@ from torch import nn
 
 from hetcompress.errors import UsageError
 from hetcompress.kernels import Geometry, VectorBlockConv2d, blocked, pack, planar, unpack, vector_block_conv2d
+from hetcompress.kernels.packing import count_kept
 from hetcompress.kernels.plans import _PLANS, MOST
 from hetcompress.kernels.torch_operator import _dense, arguments
 from hetcompress.nn import HetConv2d
@@ -37,6 +38,7 @@ def test_dense_form_is_the_same_function(case):
 def test_packing_round_trip(case):
     values, taps, starts = case.packed()
     assert torch.equal(unpack(values, taps, starts, tuple(case.weight.shape), case.geometry.groups), case.weight)
+    assert count_kept(case.weight, case.geometry.groups, case.vector) == len(values)
     assert bool((values != 0).any(1).all())
     assert torch.equal(planar(blocked(case.images, case.vector), case.images.shape[1]), case.images)
 

@@ -8,9 +8,10 @@ from torch import nn
 
 from hetcompress.comparisons import Comparison, Latency
 from hetcompress.lowering import lower
-from hetcompress.nn import HetConv2d
-from hetcompress.planning import DEFAULT, PlanSettings, automatic, plan
+from hetcompress.nn import HetConv2d, LearnableHetConv2d
+from hetcompress.planning import DEFAULT, PlanSettings, automatic, plan, settled
 from hetcompress.planning.whole import Plan
+from hetcompress.shapes import build_family
 
 EXAMPLE = torch.zeros(1, 8, 6, 6)
 
@@ -140,3 +141,18 @@ def test_what_is_said_is_done(wholes, monkeypatch, settings, kernels):
 def test_settings_say_how_it_is_decided():
     assert str(DEFAULT) == "fast on ort-cpu, batch 1, threads 1, our kernel where it pays"
     assert str(PlanSettings("macs")) == "macs"
+
+
+@pytest.mark.parametrize(
+    ("group_out", "ready", "kernels"), [(8, True, True), (8, False, False), ("all", True, False), ("all", False, False)]
+)
+def test_a_target_of_time_takes_the_kernel_for_shapes_that_it_was_made_for(monkeypatch, group_out, ready, kernels):
+    monkeypatch.setattr(automatic, "available", lambda: (ready, ""))
+    net = half(group_out)
+    assert settled(net, DEFAULT) == dataclasses.replace(DEFAULT, kernels=kernels)
+    family = build_family("free", {})
+    learnable = nn.Sequential(LearnableHetConv2d.from_conv2d(nn.Conv2d(8, 16, 3), family, group_out, 1))
+    assert settled(learnable, DEFAULT).kernels is kernels
+    for given in (True, False) if automatic.available()[0] else (False,):
+        chosen = dataclasses.replace(DEFAULT, kernels=given)
+        assert settled(net, chosen) is chosen

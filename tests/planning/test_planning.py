@@ -380,3 +380,13 @@ def test_unknown_plans_and_runtimes_are_refused():
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="a CUDA device"):
             PlanSettings(target="torch-cuda").chooser()
+
+
+def test_two_processes_keep_what_either_has_timed(tmp_path, monkeypatch):
+    monkeypatch.setenv("HETCOMPRESS_CACHE", str(tmp_path))
+    first, second = Timings("runtime"), Timings("runtime")
+    first.add("one", {"dense": 1.0})
+    first.save()
+    second.add("two", {"dense": 2.0})
+    second.save()
+    assert Timings("runtime").known == {"one": {"dense": 1.0}, "two": {"dense": 2.0}}

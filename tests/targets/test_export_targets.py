@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hetcompress.errors import HetCompressError, InputError, UsageError, VerificationError
 from hetcompress.files import sha256_of
-from hetcompress.targets import EXPORT_TARGETS, ExportTarget, export_model, verify
+from hetcompress.targets import EXPORT_TARGETS, ExportTarget, Truth, export_model, verify
 
 IMAGE = (4, 8, 7)
 
@@ -102,7 +102,7 @@ def test_the_file_computes_what_the_model_does(name: str, net: type[nn.Module], 
     path = tmp_path / f"model{target.suffix}"
     before = {key: value.clone() for key, value in model.state_dict().items()}
 
-    exported = export_model(name, model, images(1), path, samples=images(7))
+    exported = export_model(name, model, images(1), path, truth=Truth.of(model, images(1), images(7)))
 
     assert model.training
     assert all(module.training for module in model.modules())
@@ -179,7 +179,9 @@ def test_a_wrong_file_never_gets_the_name(broken: str, tmp_path: Path) -> None:
 
 def test_relative_difference_is_to_the_largest_output() -> None:
     model = nn.Flatten()
-    found = verify(lambda x: x.flatten(1) + 0.5, model, images(1), where="here", samples=100 * images(3), tolerance=1.0)
+    found = verify(
+        lambda x: x.flatten(1) + 0.5, Truth.of(model, images(1), 100 * images(3)), where="here", tolerance=1.0
+    )
     generator = torch.Generator().manual_seed(0)
     batches = [torch.randn(size, *IMAGE, generator=generator) for size in (1, 2, 3)]
     assert found.max_difference == pytest.approx(0.5, abs=1e-4)
@@ -190,11 +192,10 @@ def test_relative_difference_is_to_the_largest_output() -> None:
 
 
 def test_agreement_counts_the_images_with_the_same_class() -> None:
-    flipped = verify(lambda x: -x.flatten(1), nn.Flatten(), images(1), where="here", tolerance=3.0)
+    flipped = verify(lambda x: -x.flatten(1), Truth.of(nn.Flatten(), images(1)), where="here", tolerance=3.0)
     assert flipped.argmax_agreement == 0
-    zero = verify(
-        lambda x: x.flatten(1) * 0, nn.Sequential(nn.Flatten(), nn.Threshold(1e9, 0)), images(1), where="here"
-    )
+    nothing = Truth.of(nn.Sequential(nn.Flatten(), nn.Threshold(1e9, 0)), images(1))
+    zero = verify(lambda x: x.flatten(1) * 0, nothing, where="here")
     assert zero.relative_difference == 0
 
 
@@ -209,7 +210,25 @@ def test_agreement_counts_the_images_with_the_same_class() -> None:
 )
 def test_outputs_of_another_form_are_refused(candidate, text: str) -> None:
     with pytest.raises(VerificationError, match=text):
-        verify(candidate, nn.Flatten(), images(1), where="here", tolerance=1e9)
+        verify(candidate, Truth.of(nn.Flatten(), images(1)), where="here", tolerance=1e9)
+
+
+def test_a_file_is_held_against_the_model_that_it_stands_for(tmp_path: Path) -> None:
+    model, other = build(Residual), build(Residual)
+    nn.init.constant_(other.head.bias, 10.0)
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(VerificationError, match=r"model.safetensors: expected outputs within 0.0001"):
+        export_model("safetensors", model, images(1), path, truth=Truth.of(other, images(1)))
+    assert not path.exists()
+
+
+def test_a_model_of_two_outputs_is_refused() -> None:
+    class Two(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x, x
+
+    with pytest.raises(UsageError, match="Two: expected a model that returns one tensor, found tuple"):
+        Truth.of(Two(), images(1))
 
 
 def test_a_model_that_gives_nan_is_refused(tmp_path: Path) -> None:
