@@ -4,7 +4,8 @@ Runtimes fuse what they know; of a foreign operator they know nothing.  So
 
     relu(conv(x) + y)   becomes one call with a residual and a limit,
 
-and then values get the layouts that spare reorders (`hetcompress.kernels.layouts`).
+a shortcut of slices and zeros (`hetcompress.kernels.shortcuts`) becomes such a call too, and then values get the
+layouts that spare reorders (`hetcompress.kernels.layouts`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import onnx
 
 from hetcompress.kernels.onnx_layouts import lay_out
 from hetcompress.kernels.onnx_nodes import BIAS, RESIDUAL, Shape, limits_of, ours
+from hetcompress.kernels.onnx_shortcuts import replace_shortcuts
 
 __all__ = ["fuse"]
 
@@ -37,8 +39,19 @@ def fuse(model: onnx.ModelProto) -> None:
     for tensor in graph.initializer:
         shapes[tensor.name] = tuple(tensor.dims)
     graph.ClearField("value_info")
+    read = _read(graph)
     _Epilogues(graph, shapes).fuse()
+    replace_shortcuts(graph, shapes)
     lay_out(graph, shapes)
+    unread = read - _read(graph)
+    kept = [tensor for tensor in graph.initializer if tensor.name not in unread]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _read(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of values that are read, by nodes or from outside."""
+    return {value.name for value in graph.output}.union(*(node.input for node in graph.node))
 
 
 def _dims(value: onnx.ValueInfoProto) -> Shape:

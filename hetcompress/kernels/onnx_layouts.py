@@ -33,7 +33,6 @@ class _Graph:
     def lay_out(self) -> None:
         steps = [self._step(node) for node in self.graph.node]
         layouts = choose_layouts(steps, self._fits)
-        read = self._read()
         nodes: list[onnx.NodeProto] = []
         for node, step in zip(self.graph.node, steps, strict=True):
             made = self._in_layout(node, step, layouts)
@@ -49,18 +48,7 @@ class _Graph:
                     nodes.append(self._reorder(name, f"{name}_planar", layouts.blocked[name], 0))
         del self.graph.node[:]
         self.graph.node.extend(nodes)
-        self._drop(read - self._read())
         self._tell_shapes(layouts)
-
-    def _read(self) -> set[str]:
-        outputs = {value.name for value in self.graph.output}
-        return outputs.union(*(node.input for node in self.graph.node))
-
-    def _drop(self, unread: set[str]) -> None:
-        """Remove constants of nodes that are gone."""
-        kept = [tensor for tensor in self.graph.initializer if tensor.name not in unread]
-        del self.graph.initializer[:]
-        self.graph.initializer.extend(kept)
 
     def _tell_shapes(self, layouts: Layouts) -> None:
         """Note the shapes of blocked values, without which onnxruntime gives sums a buffer of their own."""

@@ -20,6 +20,7 @@ from hetcompress.kernels.pool_module import BlockedPool2d
 from hetcompress.kernels.pooling import Pooling
 from hetcompress.kernels.torch_nodes import is_elementwise, is_sum, limits_of
 from hetcompress.kernels.torch_pools import pooling_of
+from hetcompress.kernels.torch_shortcuts import shortcut_of
 from hetcompress.kernels.torch_stems import stems
 from hetcompress.kernels.torch_tracing import UnfitError, foreign_code, shape_of, traced
 
@@ -95,6 +96,7 @@ class _Fusion:
             self.model.set_submodule(name, layer)
             self.modules[name] = layer
         self._follow_all()
+        self._replace_shortcuts()
         self._choose_layouts()
         self._replace_layers()
         self.graph.lint()
@@ -137,6 +139,20 @@ class _Fusion:
         shapes = {shape_of(value) for value in reader.all_input_nodes}
         return is_sum(reader, self.modules) and len(shapes) == 1 and len(shape_of(node)) == 4
 
+    def _replace_shortcuts(self) -> None:
+        """Put layers of ours in the place of padded shortcuts that our layers add."""
+        for node in list(self.graph.nodes):
+            layer, residual = self._layer(node), node.kwargs.get("residual")
+            if layer is None or not isinstance(residual, fx.Node) or len(residual.users) != 1:
+                continue
+            found = shortcut_of(residual)
+            if found is not None:
+                source, shortcut = found
+                before = residual.all_input_nodes[0]
+                self._replace(residual, shortcut.layer(layer.vector), source)
+                if not before.users:
+                    self.graph.erase_node(before)
+
     def _choose_layouts(self) -> None:
         shapes = {node.name: shape_of(node) for node in self.graph.nodes}
         nodes = list(self.graph.nodes)
@@ -157,7 +173,7 @@ class _Fusion:
             if pooling is not None:
                 before, after = (layouts.of(step, value) for value in (step.reads[0], node.name))
                 if before or after:
-                    self._replace(node, BlockedPool2d(pooling.between(before, after)))
+                    self._replace(node, BlockedPool2d(pooling.between(before, after)), node.all_input_nodes[0])
 
     def _step(self, node: fx.Node, pooling: Pooling | None) -> Step:
         """Describe a node; channels that do not fill their blocks are no obstacle here."""
@@ -185,9 +201,11 @@ class _Fusion:
                 )
         return self.copies[value, layout]
 
-    def _replace(self, node: fx.Node, pool: BlockedPool2d) -> None:
+    def _replace(self, node: fx.Node, module: nn.Module, source: fx.Node) -> None:
+        """Put a module that reads a value in the place of a node."""
         with self.graph.inserting_before(node):
-            ours = self.graph.call_module(self._add(f"{node.name}_pool", pool), (node.all_input_nodes[0],))
+            ours = self.graph.call_module(self._add(f"{node.name}_ours", module), (source,))
+        ours.meta = dict(node.meta)
         node.replace_all_uses_with(ours)
         self.graph.erase_node(node)
 
