@@ -16,6 +16,9 @@ from hetcompress.latency import Prepared, prepare_onnx, prepare_torch, random_im
 
 __all__ = ["Candidate", "model_candidate", "onnx_candidate", "program_candidate"]
 
+OnnxModel = Path | bytes
+"""A file, or what one would hold."""
+
 ONNX_TYPES = {
     "tensor(float)": torch.float32,
     "tensor(float16)": torch.float16,
@@ -40,6 +43,7 @@ class Candidate:
         batch: The one batch size that it takes; None for any.
         runtime: "onnxruntime" or "torch".
         prepare: Called with the number of threads; opens the model.
+        source: What onnxruntime opens, a file or its bytes; None in torch.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Candidate:
     batch: int | None
     runtime: str
     prepare: Callable[[int], Prepared]
+    source: OnnxModel | None = None
 
     def images(self, batch: int) -> Tensor:
         """Return a batch of seeded random inputs.
@@ -99,7 +104,7 @@ def onnx_candidate(name: str, path: Path, input_size: tuple[int, ...] | None = N
     batch, *rest = (size if isinstance(size, int) and size > 0 else None for size in sizes)
     shape = _filled(f"file {path}", rest, input_size)
     return Candidate(
-        name, _bytes_of(path), shape, dtype, batch, "onnxruntime", lambda threads: prepare_onnx(path, threads)
+        name, _bytes_of(path), shape, dtype, batch, "onnxruntime", lambda threads: prepare_onnx(path, threads), path
     )
 
 
@@ -122,7 +127,7 @@ def model_candidate(name: str, model: nn.Module, image_size: tuple[int, ...], ru
         )
     data = onnx_bytes(model, torch.zeros(1, *image_size))
     return Candidate(
-        name, len(data), image_size, torch.float32, None, runtime, lambda threads: prepare_onnx(data, threads)
+        name, len(data), image_size, torch.float32, None, runtime, lambda threads: prepare_onnx(data, threads), data
     )
 
 

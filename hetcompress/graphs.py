@@ -217,7 +217,11 @@ def _check(model: onnx.ModelProto) -> None:
 
 
 def ort_session(
-    source: Path | str | bytes, threads: int | None = None, *, optimised: Path | None = None
+    source: Path | str | bytes,
+    threads: int | None = None,
+    *,
+    optimised: Path | None = None,
+    profile: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """Open an ONNX model in onnxruntime on the CPU, fully optimised, its operators one after another.
 
@@ -225,6 +229,7 @@ def ort_session(
         source: A file, or its bytes.
         threads: Threads inside an operator; None leaves it to onnxruntime (one for each core).
         optimised: Where to write the graph that really runs on this processor; None writes none.
+        profile: How the name of a profile begins, which ``end_profiling`` writes; None makes none.
 
     Raises:
         InputError: It is no model that onnxruntime can open.
@@ -245,6 +250,8 @@ def ort_session(
         kernels.register(options)
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     name = "of bytes" if isinstance(source, bytes) else source
     with readable(name):
         data = source if isinstance(source, bytes) else str(source)

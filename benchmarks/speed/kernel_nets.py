@@ -34,10 +34,8 @@ from hetcompress.comparisons import ratio_of
 from hetcompress.cost import count_executed
 from hetcompress.graphs import onnx_bytes
 from hetcompress.latency import measure, prepare_onnx, prepare_torch, torch_threads
-from hetcompress.lowering import FewestMacs, Preferring, lower
 from hetcompress.machine import machine
-from hetcompress.planning import FAST, FEWEST_MACS, plan
-from hetcompress.planning.measured import OURS
+from hetcompress.planning import FAST, plan
 
 HERE = Path(__file__).parent
 CALLS = 8
@@ -57,13 +55,10 @@ def models(name: str, ratio: float, checkpoint: str | None, *, stock: bool) -> M
     """Return the models of a net at one MAC ratio."""
     with tempfile.TemporaryDirectory() as temporary:
         subject = Subject(name, Path(temporary), Path(checkpoint) if checkpoint else None)
-        pruned = subject.learned("vector", ratio).eval()
         dense, example = subject.dense, subject.example
-        rules = dataclasses.replace(FEWEST_MACS, kernels=True).rules
-        # by MACs alone a layer of 9 filters would go to stock operators, for the 7 that the kernel adds
-        others = {"own kernel": lower(pruned, example, rules=rules, chooser=Preferring(OURS, FewestMacs())).model}
+        others = {"own kernel": subject.in_kernel(ratio)}
         if stock:
-            others["stock forms"] = plan(dense, pruned, example, FAST).lowered.model
+            others["stock forms"] = plan(dense, subject.learned("vector", ratio), example, FAST).lowered.model
         with contextlib.suppress(ImportError):
             others["channel pruning"] = subject.channel_pruned(ratio).eval()
     return Models(example, dense, others)

@@ -21,9 +21,11 @@ from hetcompress.artifacts import RunFolder
 from hetcompress.cost import layer_macs
 from hetcompress.errors import HetCompressError
 from hetcompress.graphs import onnx_bytes
-from hetcompress.lowering import fold_batch_norms
+from hetcompress.lowering import FewestMacs, Preferring, fold_batch_norms, lower
 from hetcompress.machine import machine
 from hetcompress.models import parse_architecture
+from hetcompress.planning import FEWEST_MACS
+from hetcompress.planning.measured import OURS
 from hetcompress.targets.int8 import Quantiser, scheme_for
 
 __all__ = ["NETS", "Net", "Subject", "compressed"]
@@ -98,9 +100,19 @@ class Subject:
     def learned(self, granularity: str, ratio: float) -> nn.Module:
         """Return our net, shapes chosen by magnitude."""
         run = self.folder / f"{granularity}-{ratio}"
-        pipeline.convert(self.checkpoint, run=run, arch=self.net.spec, granularity=granularity)
-        pipeline.prune(run, mac_ratio=ratio, evenly=not self.trained)
-        return RunFolder.open(run).pruned_model()
+        if not run.exists():
+            pipeline.convert(self.checkpoint, run=run, arch=self.net.spec, granularity=granularity)
+            pipeline.prune(run, mac_ratio=ratio, evenly=not self.trained)
+        return RunFolder.open(run).pruned_model().eval()
+
+    def in_kernel(self, ratio: float) -> nn.Module:
+        """Return our net of fine shapes, each layer in our kernel that fits it.
+
+        By MACs alone, a layer of 9 filters would go to stock operators, for the 7 that the kernel adds.
+        """
+        rules = dataclasses.replace(FEWEST_MACS, kernels=True).rules
+        chooser = Preferring(OURS, FewestMacs())
+        return lower(self.learned("vector", ratio), self.example, rules=rules, chooser=chooser).model
 
     def comb(self, parts: int) -> nn.Module:
         """Return a HetConv net."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -11,7 +12,7 @@ from hetcompress.cli.options import Arch, Json, Run, key_values
 
 if TYPE_CHECKING:
     from hetcompress.benchmarking import Timing
-    from hetcompress.pipeline import Bench
+    from hetcompress.pipeline import Bench, Profile
 
 __all__ = ["bench", "print_timings"]
 
@@ -52,6 +53,12 @@ def bench(
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="Open .pt2 programs and pickles. Only for files you made.")
     ] = False,
+    operators: Annotated[
+        bool,
+        typer.Option(
+            "--operators", help="Also show where the time goes: onnxruntime's own profile, by kind of operator."
+        ),
+    ] = False,
     json_out: Json = False,
 ) -> None:
     """Time any models side by side, in interleaved rounds, against the first."""
@@ -61,7 +68,7 @@ def bench(
     result = pipeline.bench(
         models, run, batches=batch, threads=threads or [1], seconds=seconds, runtime=runtime,
         input_size=input_size or None, arch=arch, arch_arguments=key_values("--arch-arg", arch_arg or []),
-        trust_pickle=trust_pickle, announce=console.note,
+        trust_pickle=trust_pickle, operators=operators, announce=console.note,
     )  # fmt: skip
     for note in result.notes:
         console.warn(note)
@@ -79,6 +86,27 @@ def _print(result: Bench) -> None:
     ]
     console.say(console.table("Models", ["model", "runtime", "input", "bytes"], rows))
     print_timings(result.timings, result.machine.summary)
+    settings = list(dict.fromkeys((profile.batch, profile.threads) for profile in result.profiles))
+    for setting in settings:
+        _print_operators([one for one in result.profiles if (one.batch, one.threads) == setting])
+
+
+def _print_operators(profiles: Sequence[Profile]) -> None:
+    """Print the operators of several models beside each other, those that take most time anywhere first."""
+    from hetcompress.cli import console
+
+    times = [{kind.operator: kind for kind in profile.operators} for profile in profiles]
+    kinds = sorted(
+        {kind for model in times for kind in model},
+        key=lambda kind: -max(model[kind].milliseconds for model in times if kind in model),
+    )
+    rows = [
+        [kind, *(f"{m[kind].milliseconds:.3g} ({m[kind].calls})" if kind in m else "" for m in times)]
+        for kind in kinds
+    ]  # fmt: skip
+    rows.append(["all", *(f"{sum(kind.milliseconds for kind in model.values()):.3g}" for model in times)])
+    title = f"Operators in onnxruntime, ms (calls), batch {profiles[0].batch}, threads {profiles[0].threads}"
+    console.say(console.table(title, ["operator", *(profile.name for profile in profiles)], rows))
 
 
 def print_timings(timings: tuple[Timing, ...], machine: str) -> None:

@@ -3,7 +3,7 @@
 Each returns a frozen dataclass with what it did; nothing here prints.  The only place where settings become objects.
 """
 
-from hetcompress.pipeline._bench import Bench, BenchItem, bench
+from hetcompress.pipeline._bench import Bench, BenchItem, Profile, bench
 from hetcompress.pipeline._common import DataSettings, Pruned
 from hetcompress.pipeline._convert import Converted, convert
 from hetcompress.pipeline._demo import Demo, demo
@@ -18,6 +18,7 @@ from hetcompress.planning import PlanSettings
 __all__ = [
     "Bench",
     "BenchItem",
+    "Profile",
     "Converted",
     "DataSettings",
     "Demo",

@@ -19,8 +19,9 @@ from hetcompress.lowering import fold_batch_norms
 from hetcompress.machine import Machine, machine
 from hetcompress.models import load_model
 from hetcompress.pipeline._lowered import as_exported
+from hetcompress.profiling import OperatorTime, profile_onnx
 
-__all__ = ["Bench", "BenchItem", "bench"]
+__all__ = ["Bench", "BenchItem", "Profile", "bench"]
 
 WORDS = ("dense", "lowered")
 DEFAULT_BATCHES = (1, 16)
@@ -46,6 +47,23 @@ class BenchItem:
 
 
 @dataclasses.dataclass(frozen=True)
+class Profile:
+    """Where the time of a model goes.
+
+    Attributes:
+        name: Of the model.
+        batch: Images in a batch.
+        threads: Threads inside an operator.
+        operators: By kind, those that take most time first.
+    """
+
+    name: str
+    batch: int
+    threads: int
+    operators: tuple[OperatorTime, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Bench:
     """Latencies, side by side.
 
@@ -54,12 +72,14 @@ class Bench:
         timings: For each number of threads and batch size, one for each model.
         machine: Where they were measured.
         notes: What was assumed about checkpoints, and how the run's model was lowered, in words.
+        profiles: Where time goes, for each timing in onnxruntime, if that was asked for.
     """
 
     items: tuple[BenchItem, ...]
     timings: tuple[Timing, ...]
     machine: Machine
     notes: tuple[str, ...] = ()
+    profiles: tuple[Profile, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -68,6 +88,7 @@ class Bench:
             "timings": [timing.to_json() for timing in self.timings],
             "machine": self.machine.to_json(),
             "notes": list(self.notes),
+            "profiles": [dataclasses.asdict(profile) for profile in self.profiles],
         }
 
 
@@ -83,6 +104,7 @@ def bench(
     arch: str | None = None,
     arch_arguments: Mapping[str, Any] | None = None,
     trust_pickle: bool = False,
+    operators: bool = False,
     announce: Callable[[str], None] = lambda _: None,
 ) -> Bench:
     """Time models in interleaved rounds and compare each with the first.
@@ -99,6 +121,7 @@ def bench(
         arch: What builds the model of a checkpoint, or of a run that was made with the user's own factory.
         arch_arguments: Keyword arguments of the factory, for checkpoints.
         trust_pickle: Open .pt2 programs and pickles, which can run code.
+        operators: Also profile what runs in onnxruntime, operator by operator.
         announce: Told what is timed next.
 
     Raises:
@@ -110,15 +133,35 @@ def bench(
     sources = [str(item) for item in items]
     candidates = [opener.open(source, name) for source, name in zip(sources, _names(sources), strict=True)]
     timings: list[Timing] = []
+    profiles: list[Profile] = []
     for count in threads:
         for batch in batches or _batches(candidates):
             announce(f"timing {len(candidates)} models at batch {batch}, {count} threads")
             timings += side_by_side(candidates, batch=batch, threads=count, seconds=seconds)
+            profiles += _profiles(candidates, batch, count) if operators else []
     described = [
         BenchItem(candidate.name, source, candidate.bytes, candidate.shape, candidate.runtime)
         for candidate, source in zip(candidates, sources, strict=True)
     ]
-    return Bench(tuple(described), tuple(timings), machine(), (*opener.notes, *_unlike(candidates)))
+    notes = [*opener.notes, *_unlike(candidates), *(_unprofiled(candidates) if operators else [])]
+    return Bench(tuple(described), tuple(timings), machine(), tuple(notes), tuple(profiles))
+
+
+def _profiles(candidates: Sequence[Candidate], batch: int, threads: int) -> list[Profile]:
+    return [
+        Profile(one.name, batch, threads, tuple(profile_onnx(one.source, one.images(batch), threads)))
+        for one in candidates
+        if one.source is not None
+    ]
+
+
+def _unprofiled(candidates: Sequence[Candidate]) -> list[str]:
+    """Return in words which models have no profile."""
+    return [
+        f"{one.name} runs in torch, whose operators are not shown; --runtime onnxruntime shows those of models"
+        for one in candidates
+        if one.source is None
+    ]
 
 
 def _unlike(candidates: Sequence[Candidate]) -> list[str]:

@@ -55,6 +55,22 @@ def test_models_of_other_inputs_are_said_to_do_other_work(hc, digits, foreign, t
     assert "different work" not in hc("bench", foreign, "dense", "-b", 1, *FAST)[2]
 
 
+def test_operators_of_models_stand_side_by_side(hc, digits, foreign):
+    hc("convert", "model.pt", *digits)
+    code, out, err = hc("bench", "dense", foreign, "-b", 2, *FAST, "--operators")
+    assert code == 0, err
+    table = out[out.index("Operators in onnxruntime, ms (calls), batch 2, threads 1") :].splitlines()
+    assert table[1].split() == ["operator", "dense", foreign]
+    assert any("Conv" in line.split()[0] and line.endswith("(1)") for line in table)
+    assert table[-1].split()[0] == "all"
+    code, out, err = hc(
+        "bench", "dense", "model.pt", *digits, "-b", 2, *FAST, "--operators", "--runtime", "torch", "--json"
+    )
+    assert code == 0, err
+    assert json.loads(out)["result"]["profiles"] == []
+    assert "NOTE: model.pt runs in torch, whose operators are not shown; --runtime onnxruntime shows those" in err
+
+
 def test_more_images_than_memory_holds_are_refused(hc, digits, foreign):
     hc("convert", "model.pt", *digits)
     for command in (("bench", foreign), ("bench", "dense")):

@@ -1,0 +1,75 @@
+"""Where the time of an ONNX model goes: onnxruntime's own profile of its operators, summed by kind.
+
+Operators are those of the graph that really runs on this processor: fused, reordered, in int8 kernels or not.  The
+profile itself costs a little for each operator, so sums lie above what `hetcompress.latency` measures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from hetcompress.graphs import ort_session
+
+__all__ = ["OperatorTime", "profile_onnx"]
+
+WARMUP = 3
+"""Runs that do not count."""
+RUNS = 20
+KERNEL = "_kernel_time"
+"""How the runtime names the time that an operator computes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OperatorTime:
+    """All operators of one kind.
+
+    Attributes:
+        operator: Their name.
+        calls: How many there are in a run.
+        milliseconds: Of one run, all calls together: the sum of each one's median over runs.
+    """
+
+    operator: str
+    calls: int
+    milliseconds: float
+
+
+def profile_onnx(source: Path | bytes, images: Tensor, threads: int, *, runs: int = RUNS) -> list[OperatorTime]:
+    """Run a model and return its operators by kind, those that take most time first.
+
+    Args:
+        source: A file with one input, or its bytes.
+        images: A batch.
+        threads: Threads inside an operator.
+        runs: How often to run it.
+
+    Raises:
+        InputError: It is no model that onnxruntime can open.
+    """
+    with tempfile.TemporaryDirectory(prefix="hetcompress-") as folder:
+        session = ort_session(source, threads, profile=Path(folder) / "profile")
+        feed = {session.get_inputs()[0].name: images.numpy()}
+        for _ in range(WARMUP + runs):
+            session.run(None, feed)
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    return _by_kind(events)
+
+
+def _by_kind(events: list[dict[str, Any]]) -> list[OperatorTime]:
+    calls: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(KERNEL):
+            calls[event["args"]["op_name"], event["name"]].append(event["dur"] / 1e3)
+    medians: dict[str, list[float]] = defaultdict(list)
+    for (operator, _), times in calls.items():
+        medians[operator].append(statistics.median(times[WARMUP:]))
+    found = [OperatorTime(operator, len(times), sum(times)) for operator, times in medians.items()]
+    return sorted(found, key=lambda kind: -kind.milliseconds)

@@ -1,0 +1,30 @@
+"""The profile names the operators that really run, each once, and how long one run of them takes."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from hetcompress.graphs import onnx_bytes
+from hetcompress.profiling import profile_onnx
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.large, self.small = nn.Conv2d(3, 64, 5, padding=2), nn.Conv2d(64, 2, 1)
+
+    def forward(self, x):
+        return F.softmax(self.small(F.relu(self.large(x))).mean((2, 3)), 1)
+
+
+def test_operators_by_kind():
+    data, images = onnx_bytes(Net().eval(), torch.zeros(1, 3, 32, 32)), torch.zeros(4, 3, 32, 32)
+    found = profile_onnx(data, images, threads=1, runs=5)
+    kinds = {kind.operator: kind for kind in found}
+    convolutions = [kind for name, kind in kinds.items() if "Conv" in name]
+    assert sum(kind.calls for kind in convolutions) == 2
+    assert "Relu" not in kinds, "the runtime has fused it"
+    assert kinds["Softmax"].calls == 1
+    assert found[0] in convolutions, "the slowest first"
+    assert [kind.milliseconds for kind in found] == sorted((kind.milliseconds for kind in found), reverse=True)
+    assert 0 < found[0].milliseconds < 1000, "of one run, not of all"
