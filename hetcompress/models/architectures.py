@@ -57,7 +57,8 @@ class Architecture:
             raise
         except Exception as error:  # noqa: BLE001  a user's factory may raise anything
             frames = traceback.extract_tb(error.__traceback__)
-            place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+            inside = len(frames) > 1  # else the call itself failed, in this file
+            place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if inside else ""
             raise UsageError(
                 f"--arch {self.spec}", expected="a factory that builds a model",
                 found=f"{type(error).__name__}: {error}{place}", fix="check --arch and --arch-arg",

@@ -139,7 +139,8 @@ def _read_pickle(path: Path, *, trust_pickle: bool) -> Any:
             fix=f"save the weights alone with {CONVERT}; if you made the file yourself, --trust-pickle opens it",
         ) from None  # fmt: skip
     except Exception as error:  # noqa: BLE001  broken files, and trusted pickles, may raise anything
-        said = [line[:200] for line in str(error).splitlines()[:1]]
+        # what is no pickle at all ends in the number of a byte, which says nothing
+        said = [line[:200] for line in str(error).splitlines()[:1] if any(map(str.isalpha, line))]
         found = ": ".join([type(error).__name__ if trust_pickle else "an unreadable or truncated file", *said])
         raise InputError(where, expected="a readable checkpoint", found=found, fix="fetch or save it again") from None
 

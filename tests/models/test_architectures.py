@@ -219,3 +219,8 @@ def test_nets_without_initialisation_are_whole():
             for value in vars(module).values()
             if isinstance(value, torch.Tensor) and value.is_meta
         ], net.spec
+
+
+def test_an_argument_that_a_factory_does_not_take_is_told_without_a_line_of_ours():
+    with pytest.raises(UsageError, match=r"unexpected keyword argument 'foo'\. Fix: check --arch and --arch-arg"):
+        parse_architecture("hetcompress:resnet20", {"foo": 3}).build()

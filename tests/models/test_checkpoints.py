@@ -138,6 +138,13 @@ def test_truncated_files(tmp_path, share, kind):
         read_state_dict(path)
 
 
+def test_a_text_is_named_without_the_number_of_a_byte(tmp_path):
+    path = tmp_path / "text.pt"
+    path.write_text("hello\n")
+    with pytest.raises(InputError, match=r"found an unreadable or truncated file\. Fix"):
+        read_state_dict(path)
+
+
 def test_an_error_without_words_is_named_alone(tmp_path, monkeypatch):
     def end(*_, **__):
         raise EOFError
