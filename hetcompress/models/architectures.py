@@ -29,6 +29,9 @@ OTHER_SIZES = {"inception_v3": 299}
 RANDOM = ("normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_", "trunc_normal_")
 """Functions, of tensors and of `torch.nn.init`, that fill a tensor and return it."""
 
+SOURCES = ("hetcompress", "torchvision", "timm")
+"""Of factories that are not the user's own."""
+
 FORMS = "hetcompress:NAME, torchvision:NAME, timm:NAME, path/file.py:factory or pkg.mod:factory"
 
 
@@ -57,8 +60,8 @@ class Architecture:
             raise
         except Exception as error:  # noqa: BLE001  a user's factory may raise anything
             frames = traceback.extract_tb(error.__traceback__)
-            inside = len(frames) > 1  # else the call itself failed, in this file
-            place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if inside else ""
+            own = self.spec.rpartition(":")[0] not in SOURCES and len(frames) > 1  # a line that the user can mend
+            place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if own else ""
             raise UsageError(
                 f"--arch {self.spec}", expected="a factory that builds a model",
                 found=f"{type(error).__name__}: {error}{place}", fix="check --arch and --arch-arg",
