@@ -139,8 +139,25 @@ WidenFunction widen(int vector) {
   }
 }
 
+template <int V>
+FillFunction fill_wide_of() {
+  if constexpr (pixels_in_register(V) > 1) {
+    return fill_wide<V>;
+  } else {
+    return nullptr;
+  }
+}
+
+FillFunction fill_wide_for(int vector) {
+  switch (vector) {
+    case 4: return fill_wide_of<4>();
+    case 8: return fill_wide_of<8>();
+    default: return nullptr;
+  }
+}
+
 constexpr Path kPath = {HETC_NAME(HETC_PATH), kRegisterFloats, columns_of, pixels_in_register,
-                        tile, fill, widen, store, pool};
+                        tile, fill, widen, fill_wide_for, store, pool};
 
 }  // namespace
 

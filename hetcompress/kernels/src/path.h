@@ -95,6 +95,7 @@ struct Path {
   TileFunction (*tile)(int vector, int rows, int columns);        // null for a tile that is too large
   FillFunction (*fill)(int vector, bool blocked);
   WidenFunction (*widen)(int vector);                             // null where P is 1
+  FillFunction (*fill_wide)(int vector);                          // both at once, of blocked images at stride 1; likewise
   StoreFunction (*store)(int vector);
   PoolFunction (*pool)(int vector, bool average);
 };

@@ -43,6 +43,7 @@ class Run {
     clamp_ = call.low > -std::numeric_limits<float>::infinity() || call.high < std::numeric_limits<float>::infinity();
     fill_ = path.fill(vector_, call.blocked_in != 0);
     widen_ = path.widen(vector_);
+    fill_wide_ = call.blocked_in ? path.fill_wide(vector_) : nullptr;
     store_ = path.store(vector_);
     in_image_ = call.input_size / call.batch;
     out_image_ = call.output_size / call.batch;
@@ -157,9 +158,10 @@ class Run {
         fill.image = call_.input + (strip.image + image) * in_image_ + block * vector_ * pixels;
         fill.channels = static_cast<int>(std::min<int64_t>(vector_, call_.in_channels - block * vector_));
         float* const to = scratch + image * strips_.image + block * strips_.channel_block;
-        fill.scratch = widen_ ? narrow : to;
-        fill_(fill);
-        if (widen_) widen_({narrow, to, strips_.channel_block / strips_.lanes});
+        const bool at_once = fill_wide_ && !fill.zero_all;
+        fill.scratch = widen_ && !at_once ? narrow : to;
+        (at_once ? fill_wide_ : fill_)(fill);
+        if (widen_ && !at_once) widen_({narrow, to, strips_.channel_block / strips_.lanes});
       }
     }
   }
@@ -318,6 +320,7 @@ class Run {
   bool clamp_;
   FillFunction fill_;
   WidenFunction widen_;
+  FillFunction fill_wide_;
   StoreFunction store_;
   std::vector<int32_t> column_at_, row_slots_;
   TileSize size_ = {1, 1};
