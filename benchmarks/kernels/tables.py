@@ -15,6 +15,8 @@ HERE = Path(__file__).parent
 NETS = HERE.parent / "speed"
 PAGE = HERE.parents[1] / "docs" / "kernel-speed.md"
 RUNTIMES = ("onnxruntime", "torch")
+FILES = ("", "_avx2", "_zen4", "_avx2_zen4")
+"""Ends of the names of files: the newest, with AVX2 alone, and those of another processor."""
 PLACES = ((1, 1), (1, 16), (2, 1), (2, 16))
 """Threads and batch."""
 
@@ -98,7 +100,7 @@ def loaded(path: Path) -> Row | None:
 def sections() -> dict[str, str]:
     """Return the tables by the names of their places in the page."""
     made = {}
-    for suffix in ("", "_avx2"):
+    for suffix in FILES:
         if (whole := loaded(NETS / f"kernel_nets{suffix}.json")) is not None:
             made[f"nets{suffix}"] = f"{on(whole['machine'])}.\n\n" + "\n\n".join(
                 f"{'One thread' if threads == 1 else 'Two threads'}:\n\n{nets(whole, threads)}"

@@ -4,7 +4,8 @@
         --models "channels 2x" "Torch-Pruning 2x" --ratios 2 --threads 1 2 --batches 16
 
 Each net's dense file and each model's, in fp32 and int8, one profile for each number of threads and batch size; with
---kernels also the net of fine shapes in our kernel at each ratio.  Rows are added to --out, or replaced there.
+--kernels also the net of fine shapes in our kernel at each ratio.  Rows are written as they are made; those that are
+there are replaced.
 """
 
 from __future__ import annotations
@@ -12,17 +13,16 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import itertools
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from kernel_nets import opened, write
 from subjects import NETS, Subject
 
 from hetcompress.cost import count_executed
 from hetcompress.graphs import onnx_bytes
-from hetcompress.machine import machine
 from hetcompress.planning import PlanSettings, plan
 from hetcompress.profiling import profile_onnx
 
@@ -56,10 +56,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", nargs="*", default=[], metavar="NET=FILE")
     options = parser.parse_args()
     checkpoints = dict(item.split("=", 1) for item in options.checkpoint)
-    here = machine().to_json()
-    found = json.loads(options.out.read_text()) if options.out.exists() else {"machine": here, "rows": []}
-    if found["machine"]["cpu"] != here["cpu"]:
-        parser.error(f"{options.out} has the rows of another machine: {found['machine']['cpu']}")
+    found = opened(options.out)
     for net in options.nets:
         with tempfile.TemporaryDirectory() as folder:
             subject = Subject(net, Path(folder), Path(checkpoints[net]) if net in checkpoints else None)
@@ -71,9 +68,8 @@ def main() -> None:
                 row = {"net": net, "model": name, "threads": threads, "batch": batch}
                 others = [other for other in found["rows"] if any(other[key] != value for key, value in row.items())]
                 found["rows"] = [*others, {**row, "mac_ratio": round(ratio, 2), "operators": kinds}]
+                write(options.out, found)
                 print(row, kinds[:4], flush=True)
-    text = ",\n".join(json.dumps(row) for row in found["rows"])
-    options.out.write_text(f'{{"machine": {json.dumps(here)},\n"rows": [\n{text}\n]}}\n')
 
 
 if __name__ == "__main__":

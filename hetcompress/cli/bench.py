@@ -88,10 +88,10 @@ def _print(result: Bench) -> None:
     print_timings(result.timings, result.machine.summary)
     settings = list(dict.fromkeys((profile.batch, profile.threads) for profile in result.profiles))
     for setting in settings:
-        _print_operators([one for one in result.profiles if (one.batch, one.threads) == setting])
+        _print_operators([one for one in result.profiles if (one.batch, one.threads) == setting], result.timings)
 
 
-def _print_operators(profiles: Sequence[Profile]) -> None:
+def _print_operators(profiles: Sequence[Profile], timings: Sequence[Timing]) -> None:
     """Print the operators of several models beside each other, those that take most time anywhere first."""
     from hetcompress.cli import console
 
@@ -105,6 +105,9 @@ def _print_operators(profiles: Sequence[Profile]) -> None:
         for kind in kinds
     ]  # fmt: skip
     rows.append(["all", *(f"{sum(kind.milliseconds for kind in model.values()):.3g}" for model in times)])
+    medians = {(timing.name, timing.latency.batch, timing.latency.threads): timing.latency for timing in timings}
+    latencies = (medians[profile.name, profile.batch, profile.threads] for profile in profiles)
+    rows.append(["without profiling", *(console.milliseconds(latency.median_ms) for latency in latencies)])
     title = f"Operators in onnxruntime, ms (calls), batch {profiles[0].batch}, threads {profiles[0].threads}"
     console.say(console.table(title, ["operator", *(profile.name for profile in profiles)], rows))
 

@@ -65,7 +65,7 @@ def build(target: Path | None = None, *, flags: Sequence[str] = ()) -> Path:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(_compile, jobs))
         fresh = Path(folder, target.name)
-        _run([*compiler, "-shared", "-pthread", *flags, *objects, "-o", str(fresh)])
+        _run([*compiler, "-shared", "-pthread", *flags, *objects, "-ldl", "-o", str(fresh)])
         # beside the target first and then renamed: a process that has the old file open keeps it whole
         beside = target.with_name(f".{target.name}.{os.getpid()}")
         shutil.copy(fresh, beside)

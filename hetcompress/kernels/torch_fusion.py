@@ -35,7 +35,8 @@ class Fused:
     """A model for torch alone.
 
     Attributes:
-        model: Computes what the original does, and shares its weights, except those of `torch_stems`.
+        model: Computes what the original does, and shares its weights.  Those of `torch_stems` are copies, and padded
+            shortcuts have constant ones of their own.
         note: Why it is the original itself; empty if it is not, or has none of our layers.
     """
 
@@ -146,12 +147,18 @@ class _Fusion:
             if layer is None or not isinstance(residual, fx.Node) or len(residual.users) != 1:
                 continue
             found = shortcut_of(residual)
-            if found is not None:
+            # one more vector length would make all that shares the source's layout planar
+            if found is not None and self._vectors(found[0]) <= {layer.vector}:
                 source, shortcut = found
                 before = residual.all_input_nodes[0]
                 self._replace(residual, shortcut.layer(layer.vector), source)
                 if not before.users:
                     self.graph.erase_node(before)
+
+    def _vectors(self, value: fx.Node) -> set[int]:
+        """Return V of the layers of ours that write or read a value."""
+        layers = [self._layer(node) for node in (value, *value.users)]
+        return {layer.vector for layer in layers if layer is not None}
 
     def _choose_layouts(self) -> None:
         shapes = {node.name: shape_of(node) for node in self.graph.nodes}

@@ -59,9 +59,7 @@ class Architecture:
         except UsageError:
             raise
         except Exception as error:  # noqa: BLE001  a user's factory may raise anything
-            frames = traceback.extract_tb(error.__traceback__)
-            own = self.spec.rpartition(":")[0] not in SOURCES and len(frames) > 1  # a line that the user can mend
-            place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if own else ""
+            place = "" if self.spec.rpartition(":")[0] in SOURCES else _place(error, factory)
             raise UsageError(
                 f"--arch {self.spec}", expected="a factory that builds a model",
                 found=f"{type(error).__name__}: {error}{place}", fix="check --arch and --arch-arg",
@@ -93,6 +91,13 @@ class Architecture:
         is not known of others; they are built as ever.
         """
         return self.build_meta() if self.spec.startswith(("hetcompress:", "torchvision:")) else self.build()
+
+
+def _place(error: Exception, factory: Callable[..., nn.Module]) -> str:
+    """Return the last line of the factory's own file that led to an error, in words: one that the user can mend."""
+    code = getattr(inspect.unwrap(factory), "__code__", None) or getattr(factory.__init__, "__code__", None)
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if code and frame.filename == code.co_filename]
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
 
 
 class _Unfilled(TorchFunctionMode):

@@ -138,7 +138,7 @@ def bench(
         for batch in batches or _batches(candidates):
             announce(f"timing {len(candidates)} models at batch {batch}, {count} threads")
             timings += side_by_side(candidates, batch=batch, threads=count, seconds=seconds)
-            profiles += _profiles(candidates, batch, count) if operators else []
+            profiles += _profiles(candidates, batch, count, seconds) if operators else []
     described = [
         BenchItem(candidate.name, source, candidate.bytes, candidate.shape, candidate.runtime)
         for candidate, source in zip(candidates, sources, strict=True)
@@ -147,9 +147,9 @@ def bench(
     return Bench(tuple(described), tuple(timings), machine(), tuple(notes), tuple(profiles))
 
 
-def _profiles(candidates: Sequence[Candidate], batch: int, threads: int) -> list[Profile]:
+def _profiles(candidates: Sequence[Candidate], batch: int, threads: int, seconds: float) -> list[Profile]:
     return [
-        Profile(one.name, batch, threads, tuple(profile_onnx(one.source, one.images(batch), threads)))
+        Profile(one.name, batch, threads, tuple(profile_onnx(one.source, one.images(batch), threads, seconds=seconds)))
         for one in candidates
         if one.source is not None
     ]

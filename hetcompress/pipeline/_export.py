@@ -122,15 +122,14 @@ def export(
     folder = RunFolder.open(run, factory=arch)
     images = data or _recorded_data(folder)
     paths = _paths(targets, out or folder.path / "export", int8, images, may_replace=out is None or force)
-    source = _test_images(folder, images)
-    samples = None if source is None else next(iter(source.test_batches(SAMPLES)))[0].contiguous()
     example = torch.zeros(1, *folder.input_spec.size)
+    source, truth = _to_verify(folder, images, example)
+    release()
     latency, quantised = [], None
     with tempfile.TemporaryDirectory(prefix="hetcompress-") as temporary:
         plain = {name: path for name, path in paths.items() if name != INT8}
         references = {name: Path(temporary) / f"dense{path.suffix}" for name, path in plain.items()}
         # one model after the other, so that no two are in memory
-        truth = Truth.of(folder.pruned_model(), example, samples)
         dense_bytes = {file.target: file.bytes for file in _write(_dense(folder), example, references)}
         release()
         planned = lowered_pair(folder, plan)[2]
@@ -212,14 +211,14 @@ class _Pair:
     example: Tensor
 
 
-def _test_images(folder: RunFolder, images: DataSettings | None) -> DataSource | None:
-    """Open the data of a run that is pruned, after checking that the model was made for them."""
+def _to_verify(folder: RunFolder, images: DataSettings | None, example: Tensor) -> tuple[DataSource | None, Truth]:
+    """Open the data of a run that is pruned, after checking that the model was made for them, and run it on some."""
     pruned = folder.pruned_model()
     if images is None:
-        return None
+        return None, Truth.of(pruned, example)
     source = open_run_data(folder, images)
     check_classes(pruned, source, folder.input_spec)
-    return source
+    return source, Truth.of(pruned, example, next(iter(source.test_batches(SAMPLES)))[0].contiguous())
 
 
 def _dense(folder: RunFolder) -> nn.Module:
@@ -228,7 +227,7 @@ def _dense(folder: RunFolder) -> nn.Module:
 
 
 def _write(model: nn.Module, example: Tensor, paths: Mapping[str, Path], truth: Truth | None = None) -> list[Exported]:
-    """Write a model for each target; the files compute the same as the pruned model, or as the model itself."""
+    """Write a model for each target; the files must compute the truth, which is the model's own where none is given."""
     return [export_model(name, model, example, path, truth=truth) for name, path in paths.items()]
 
 

@@ -20,7 +20,6 @@ from hetcompress.data import DataSource
 from hetcompress.errors import InputError, UsageError
 from hetcompress.evaluation import EVALUATION_BATCH, Accuracy, evaluate
 from hetcompress.files import write_atomically
-from hetcompress.graphs import evaluating
 from hetcompress.machine import machine
 from hetcompress.pipeline._common import DataSettings, open_run_data
 from hetcompress.targets import EXPORT_TARGETS, Agreement, Exported, Runner, Truth, verify
@@ -161,11 +160,10 @@ def quantise(
 
 def _verified(runner: Runner, model: nn.Module, samples: Tensor, path: Path) -> Agreement:
     """Check that the file runs at every batch size; its distance from fp32 is measured and not judged."""
-    checked = verify(runner, Truth.of(model, samples, samples), where=f"export {path}", tolerance=math.inf)
-    with evaluating(model):
-        expected = model(samples)
-    found = runner(samples)
+    truth = Truth.of(model, samples, samples)
+    checked = verify(runner, truth, where=f"export {path}", tolerance=math.inf)
     # random images lie outside of the calibrated ranges, so only real ones are compared
+    expected, found = torch.cat(truth.of_samples), runner(samples)
     difference = float((found - expected).abs().max())
     same = float((found.argmax(1) == expected.argmax(1)).double().mean())
     scale = max(float(expected.abs().max()), torch.finfo(torch.float32).tiny)

@@ -23,6 +23,7 @@ from hetcompress.lowering import fold_batch_norms
 from hetcompress.machine import Machine, machine
 from hetcompress.nn import HetConv2d
 from hetcompress.pipeline._common import check_seconds, not_faster
+from hetcompress.pipeline._time import as_aimed
 from hetcompress.planning import DEFAULT, Plan, PlanSettings
 from hetcompress.planning import plan as make_plan
 from hetcompress.surgery import named_modules_of
@@ -172,7 +173,7 @@ def shape_histogram(layer: HetConv2d) -> dict[str, int]:
 def lowered_pair(run: RunFolder, settings: PlanSettings) -> tuple[nn.Module, nn.Module, Plan]:
     """Return the dense source, the pruned model, and the plan of its lowering."""
     dense, pruned = run.dense_model(), run.pruned_model()
-    return dense, pruned, make_plan(dense, pruned, torch.zeros(1, *run.input_spec.size), settings)
+    return dense, pruned, make_plan(dense, pruned, torch.zeros(1, *run.input_spec.size), as_aimed(run, settings))
 
 
 def recorded_accuracies(run: RunFolder) -> tuple[dict[str, float], str]:

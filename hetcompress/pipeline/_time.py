@@ -12,13 +12,14 @@ from hetcompress.artifacts import RunFolder
 from hetcompress.budgets import Budget
 from hetcompress.errors import NothingToDoError
 from hetcompress.graphs import evaluating
+from hetcompress.kernels import available
 from hetcompress.nn import LearnableHetConv2d
 from hetcompress.planning import Aim, PlanSettings, TimeRatio, aim, time_ratio
 from hetcompress.pruning import prune, worths
 from hetcompress.surgery import named_modules_of
 from hetcompress.wiring import Wiring
 
-__all__ = ["aimed", "measured_budget", "pruned_to_time", "timed"]
+__all__ = ["aimed", "as_aimed", "measured_budget", "pruned_to_time", "timed"]
 
 BEFORE, AFTER = "aim", "aim after stage 1"
 """Under which budgets stand in run.json: prices in milliseconds by layer, and what does not depend on shapes."""
@@ -34,6 +35,22 @@ def aimed(
     folder.manifest["stages"].pop(AFTER, None)
     folder.record(BEFORE, {"plan": dataclasses.asdict(plan), "budget": found.budget.to_json()})
     return found
+
+
+def as_aimed(folder: RunFolder, plan: PlanSettings) -> PlanSettings:
+    """Return a plan with our kernel, or without it, as in the plans of the run's target of time.
+
+    What was asked for was reached that way.  A plan that says itself whether it may have the kernel stays as it is, and
+    so does one of a run without such a target.
+    """
+    stage = folder.stage("finetune") or {}
+    if not stage or stage.get("stage") == "fine":  # the shapes are those of the pruning
+        stage = folder.stage("prune") or {}
+    time = stage.get("time_ratio")
+    if time is None or plan.kernels is not None or plan.plan == "macs":
+        return plan
+    kernels = bool(time["settings"]["kernels"])
+    return plan if kernels and not available()[0] else dataclasses.replace(plan, kernels=kernels)
 
 
 def _wiring(folder: RunFolder, model: nn.Module) -> Wiring:

@@ -201,5 +201,5 @@ def _slope(first: tuple[float, float], second: tuple[float, float]) -> float | N
 def _unreachable(ratio: float, reachable: str) -> NothingToDoError:
     return NothingToDoError(
         f"target time ratio {ratio:g} cannot be reached", expected=f"a time ratio of {reachable}", found=f"{ratio:g}",
-        fix="aim lower, choose another --granularity when converting, allow --kernels, or another --batch",
+        fix="aim lower, choose another --granularity when converting, or another --batch",
     )  # fmt: skip

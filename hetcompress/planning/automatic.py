@@ -76,16 +76,19 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
 def settled(model: nn.Module, settings: PlanSettings) -> PlanSettings:
     """Return settings that say whether our kernel is among the forms, where that is left open.
 
-    A target of time compares many plans, which need one answer: the kernel, if it is here, for shapes that it was made
-    for.
+    A target of time compares many plans, which need one answer: the kernel for shapes that it was made for.  That does
+    not depend on whether it was compiled here.
 
     Args:
         model: Converted or pruned.
         settings: How to choose.
+
+    Raises:
+        UsageError: The shapes want the kernel, and it was not compiled.
     """
     if settings.kernels is not None:
         return settings
-    return dataclasses.replace(settings, kernels=available()[0] and _fine(model))
+    return dataclasses.replace(settings, kernels=settings.target != "torch-cuda" and _fine(model))
 
 
 def _fine(model: nn.Module) -> bool:

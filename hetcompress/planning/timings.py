@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,20 @@ class Decided:
         layers = {str(name): LoweredLayer(**layer) for name, layer in values["layers"].items()}
         whole = values["whole"] and Comparison.from_json(values["whole"])
         return cls(layers, whole, str(values["note"]), bool(values["untouched"]))
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other processes out of a file's folder, where the system has ``flock`` and the folder is there."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path.parent, os.O_RDONLY)
+            held.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 class Timings:
@@ -124,6 +139,10 @@ class Timings:
         """Write the cache, if it changed, with what others have added meanwhile."""
         if not self.changed:
             return
+        with _locked(self.path):
+            self._save()
+
+    def _save(self) -> None:
         known, surveys, plans = self._kept()
         self.known, self.surveys, self.plans = known | self.known, surveys | self.surveys, plans | self.plans
         values = {

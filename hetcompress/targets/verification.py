@@ -87,6 +87,11 @@ class Truth:
                 )
         return cls(batches, outputs)
 
+    @property
+    def of_samples(self) -> tuple[Tensor, ...]:
+        """Return the outputs for the real images."""
+        return self.outputs[len(RANDOM_BATCHES) :]
+
 
 @frugal()
 def verify(candidate: Runner, truth: Truth, *, where: str, tolerance: float = 1e-4) -> Agreement:

@@ -1,5 +1,6 @@
 """The command line as a user meets it: what it prints, where, and its exit codes."""
 
+import dataclasses
 import functools
 import json
 import operator
@@ -12,6 +13,8 @@ import pytest
 import torch
 
 from hetcompress.models import MODELS
+from hetcompress.nn import HetConv2d
+from hetcompress.targets import Truth
 
 SMOKE = ("finetune", "--data", "digits", "--max-steps", 6, "-b", 32, "-q")
 
@@ -439,3 +442,21 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "convert" in done.stdout
+
+
+def test_files_are_held_against_the_pruned_model_itself(hc, digits, tmp_path, monkeypatch):
+    """Not against the lowered one: a difference that lowering let pass would be forgotten."""
+    hc("convert", "model.pt", *digits)
+    hc("prune", "--density", 0.5)
+    of = Truth.of
+
+    def shifted(model, example, samples=None):
+        truth = of(model, example, samples)
+        masked = any(isinstance(module, HetConv2d) for module in model.modules())
+        return dataclasses.replace(truth, outputs=tuple(out + 1 for out in truth.outputs)) if masked else truth
+
+    monkeypatch.setattr(Truth, "of", shifted)
+    code, _, err = hc("export", "--safetensors", "--seconds", 0, "--plan", "macs")
+    assert code == 5
+    assert "model.safetensors: expected outputs within 0.0001 of the model's" in err
+    assert not (tmp_path / "hetrun" / "export" / "model.safetensors").exists()

@@ -141,3 +141,27 @@ def test_malformed_calls_are_refused():
 def test_blocked_round_trip():
     images = torch.randn(2, 20, 3, 5)
     assert torch.equal(blocked(images, 8).movedim(-1, 2).flatten(1, 2)[:, :20], images)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are counted in /proc")
+def test_no_thread_is_added_to_those_of_torch():
+    code = """
+import os, torch
+from hetcompress.kernels import VectorBlockConv2d, library_path
+torch.set_num_threads(3)
+torch.nn.functional.conv2d(torch.ones(3, 16, 64, 64), torch.ones(16, 16, 3, 3))
+before = len(os.listdir("/proc/self/task"))
+conv = torch.nn.Conv2d(16, 64, 3, padding=1)
+layer, images = VectorBlockConv2d.from_pruned(conv, 16), torch.randn(6, 16, 32, 32)
+with torch.no_grad():
+    expected = layer(images).numpy().tobytes()
+    assert torch.allclose(layer(images), conv(images), atol=1e-5)
+print(len(os.listdir("/proc/self/task")) - before)
+child = os.fork()
+if child == 0:  # OpenMP's threads are not there: operators of torch would wait for them for ever
+    with torch.no_grad():
+        os._exit(0 if layer(images).numpy().tobytes() == expected else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["0", "0"], done.stderr

@@ -224,3 +224,9 @@ def test_nets_without_initialisation_are_whole():
 def test_an_argument_that_a_factory_does_not_take_is_told_without_a_line_of_ours():
     with pytest.raises(UsageError, match=r"unexpected keyword argument 'foo'\. Fix: check --arch and --arch-arg"):
         parse_architecture("hetcompress:resnet20", {"foo": 3}).build()
+
+
+def test_a_factory_that_fails_elsewhere_is_told_by_its_own_line(tmp_path):
+    spec = factory_file(tmp_path, "return nn.Conv2d(3, 8, 3, groups=2)")
+    with pytest.raises(UsageError, match=r"divisible by groups \(mine.py, line 4\)\. Fix"):
+        parse_architecture(spec).build()

@@ -205,6 +205,20 @@ def test_the_command_line_reaches_a_ratio_of_time(hc, digits, weighing, tmp_path
     assert set(stages["aim"]["budget"]["unit_costs"]) == {"conv2", "conv3", "conv4"}
 
 
+def test_what_is_exported_has_the_kernel_if_a_target_of_time_was_reached_with_it(hc, digits, weighing, tmp_path):  # noqa: F811
+    assert hc("convert", "model.pt", *digits)[0] == 0
+    for options, kernels in (((), True), (("--no-kernels",), False)):
+        code, out, err = hc("prune", "--latency-ratio", 1.2, *options)
+        assert code == 0, err
+        found = json.loads((tmp_path / "hetrun" / "run.json").read_text())["stages"]["prune"]["time_ratio"]
+        assert found["settings"]["kernels"] is kernels
+        assert ("our kernel" in out) is kernels
+        for asked, planned in (((), kernels), (("--no-kernels",), False)):
+            assert hc("report", "--no-latency", *asked)[0] == 0
+            report = json.loads((tmp_path / "hetrun" / "report" / "report.json").read_text())
+            assert report["plan"]["kernels"] is planned
+
+
 def test_coarse_shapes_may_leap_over_the_ratio(weighing, monkeypatch):  # noqa: F811
     def leaping(dense, pruned, example, budget, settings):
         kept = sum(float(layer.mask().mean()) for layer in named_modules_of(pruned, HetConv2d).values())

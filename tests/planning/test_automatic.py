@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from hetcompress.comparisons import Comparison, Latency
+from hetcompress.errors import UsageError
 from hetcompress.lowering import lower
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
-from hetcompress.planning import DEFAULT, PlanSettings, automatic, plan, settled
+from hetcompress.planning import DEFAULT, PlanSettings, automatic, plan, settled, whole
 from hetcompress.planning.whole import Plan
 from hetcompress.shapes import build_family
 
@@ -143,16 +144,21 @@ def test_settings_say_how_it_is_decided():
     assert str(PlanSettings("macs")) == "macs"
 
 
-@pytest.mark.parametrize(
-    ("group_out", "ready", "kernels"), [(8, True, True), (8, False, False), ("all", True, False), ("all", False, False)]
-)
-def test_a_target_of_time_takes_the_kernel_for_shapes_that_it_was_made_for(monkeypatch, group_out, ready, kernels):
-    monkeypatch.setattr(automatic, "available", lambda: (ready, ""))
+@pytest.mark.parametrize(("group_out", "kernels"), [(8, True), ("all", False)])
+def test_a_target_of_time_takes_the_kernel_for_shapes_that_it_was_made_for(monkeypatch, group_out, kernels):
     net = half(group_out)
-    assert settled(net, DEFAULT) == dataclasses.replace(DEFAULT, kernels=kernels)
+    assert settled(net, DEFAULT).kernels is kernels
     family = build_family("free", {})
     learnable = nn.Sequential(LearnableHetConv2d.from_conv2d(nn.Conv2d(8, 16, 3), family, group_out, 1))
     assert settled(learnable, DEFAULT).kernels is kernels
-    for given in (True, False) if automatic.available()[0] else (False,):
-        chosen = dataclasses.replace(DEFAULT, kernels=given)
-        assert settled(net, chosen) is chosen
+    chosen = dataclasses.replace(DEFAULT, kernels=False)
+    assert settled(net, chosen) is chosen
+    monkeypatch.setattr(whole, "PLAN_TARGETS", {"torch-cuda": lambda: None})
+    assert settled(net, PlanSettings(target="torch-cuda", kernels=None)).kernels is False, "it computes on the CPU"
+
+
+def test_what_a_target_of_time_decides_does_not_depend_on_the_library(monkeypatch):
+    monkeypatch.setattr(whole, "available", lambda: (False, "the library is not built"))
+    with pytest.raises(UsageError, match="--kernels: expected the compiled library, found the library is not built"):
+        settled(half(8), DEFAULT)
+    assert settled(half(), DEFAULT).kernels is False

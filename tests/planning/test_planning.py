@@ -1,6 +1,8 @@
 """Plans: timed on the runtime, remembered, and given up where the whole does not gain."""
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -384,9 +386,14 @@ def test_unknown_plans_and_runtimes_are_refused():
 
 def test_two_processes_keep_what_either_has_timed(tmp_path, monkeypatch):
     monkeypatch.setenv("HETCOMPRESS_CACHE", str(tmp_path))
-    first, second = Timings("runtime"), Timings("runtime")
-    first.add("one", {"dense": 1.0})
-    first.save()
-    second.add("two", {"dense": 2.0})
-    second.save()
-    assert Timings("runtime").known == {"one": {"dense": 1.0}, "two": {"dense": 2.0}}
+    code = """
+import sys
+from hetcompress.planning.timings import Timings
+for number in range(40):
+    timings = Timings("runtime")
+    timings.add(f"{sys.argv[1]}{number}", {"dense": 1.0})
+    timings.save()
+"""
+    both = [subprocess.Popen([sys.executable, "-c", code, name]) for name in ("a", "b")]
+    assert [process.wait() for process in both] == [0, 0]
+    assert len(Timings("runtime").known) == 80

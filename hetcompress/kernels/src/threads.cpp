@@ -1,5 +1,7 @@
 #include "threads.h"
 
+#include "openmp.h"
+
 #include <unistd.h>
 
 #include <condition_variable>
@@ -72,7 +74,7 @@ Workers& workers() {
 }  // namespace
 
 void run_on_threads(size_t slots, hetc_body body, void* argument) {
-  if (slots > 1 && workers().run(slots, body, argument)) return;
+  if (slots > 1 && (run_on_openmp(slots, body, argument) || workers().run(slots, body, argument))) return;
   for (size_t slot = 0; slot < slots; ++slot) body(argument, slot);
 }
 

@@ -1,4 +1,4 @@
-// The library's own threads, for callers that bring none.
+// Threads for callers that bring none: OpenMP's, where the process has some, or the library's own.
 #ifndef HETCOMPRESS_THREADS_H
 #define HETCOMPRESS_THREADS_H
 
@@ -6,7 +6,8 @@
 
 namespace hetc {
 
-// Runs `body(argument, slot)` for every slot, the first on the calling thread.
+// Runs `body(argument, slot)` for the slots, the first on the calling thread.  With few threads some are left out, which
+// changes nothing: bodies take tasks until none is left.
 void run_on_threads(size_t slots, hetc_body body, void* argument);
 
 // The same on the caller's threads, where it has brought any.

@@ -54,7 +54,7 @@ typedef struct hetc_conv2d {
   float low, high;       /* the result is clamped to these; -inf and inf leave it alone, NaN stays */
   int64_t threads;       /* at most so many slots */
   const char* path;      /* "avx512", "avx2", "portable", or NULL for the best that this processor runs */
-  hetc_parallel parallel; /* NULL for the library's own threads */
+  hetc_parallel parallel; /* NULL for OpenMP's where the process has some, else our own */
   void* context;          /* for `parallel` */
 } hetc_conv2d;
 
