@@ -99,7 +99,8 @@ KernelsOrNot = Annotated[
     typer.Option(
         "--kernels/--no-kernels",
         help="Let layers run in the project's own kernel, or not; an ONNX file then needs its library registered. "
-        "[where stock operators show less than 0.7 of the MAC ratio and the kernel is a quarter faster]",
+        "[as in a target of time that was reached; else where stock operators show less than 0.7 of the MAC ratio and "
+        "the kernel is a quarter faster]",
         show_default=False,
     ),
 ]

@@ -59,7 +59,7 @@ def prune(
     result = pipeline.prune(
         run, density=density, mac_ratio=mac_ratio, latency_ratio=latency_ratio,
         plan=plan_settings("fast", target, batch, threads, kernels=kernels), arch=arch, random=random,
-        evenly=evenly, force=force,
+        evenly=evenly, force=force, announce=console.note,
     )  # fmt: skip
     say_which_decided(density, mac_ratio, result)
     if json_out:

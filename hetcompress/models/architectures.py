@@ -62,7 +62,8 @@ class Architecture:
             place = "" if self.spec.rpartition(":")[0] in SOURCES else _place(error, factory)
             raise UsageError(
                 f"--arch {self.spec}", expected="a factory that builds a model",
-                found=f"{type(error).__name__}: {error}{place}", fix="check --arch and --arch-arg",
+                found=f"{type(error).__name__}: {error}{place}",
+                fix="mend that line, or check --arch-arg" if place else "check --arch and --arch-arg",
             ) from None  # fmt: skip
         if not isinstance(model, nn.Module):
             raise UsageError(

@@ -91,7 +91,7 @@ def finetune(
         plan = settled(model, plan)
         settings["plan"] = dataclasses.asdict(plan)
         budget = measured_budget(folder, model, shapes.latency_ratio, plan) if resume == "auto" else None
-        budget = _reachable(model, budget or _aimed(folder, model, shapes.latency_ratio, plan))
+        budget = _reachable(model, budget or _aimed(folder, model, shapes.latency_ratio, plan, reporter))
         pruner = functools.partial(pruned_to_time, folder, budget, plan)
     weights = folder.pruned if stage == "fine" else folder.path / "converted.safetensors"
     fingerprint = fingerprint_of(settings, weights, source.classes, source.train_size)
@@ -144,10 +144,10 @@ def _reachable(model: nn.Module, budget: Budget) -> Budget:
     return budget
 
 
-def _aimed(folder: RunFolder, model: nn.Module, ratio: float, plan: PlanSettings) -> Budget:
+def _aimed(folder: RunFolder, model: nn.Module, ratio: float, plan: PlanSettings, reporter: Reporter) -> Budget:
     """Return the budget of time by the shapes that the source's weights suggest."""
     layers = named_modules_of(model, LearnableHetConv2d)
-    return aimed(folder, model, ratio, plan, magnitudes(layers)).budget
+    return aimed(folder, model, ratio, plan, magnitudes(layers), reporter.note).budget
 
 
 def fingerprint_of(settings: Mapping[str, Any], weights: Path, classes: Sequence[str], images: int) -> str:

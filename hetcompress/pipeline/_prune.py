@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ def prune(
     random: int | None = None,
     evenly: bool = False,
     force: bool = False,
+    announce: Callable[[str], None] = lambda _: None,
 ) -> Pruned:
     """Fix the shapes by the magnitude of the source's weights and prune, without any training.
 
@@ -45,6 +47,7 @@ def prune(
         random: Seed of a random choice in place of magnitudes, for experiments.
         evenly: Keep the same share of every layer: magnitudes of weights that were never trained say nothing of layers.
         force: Replace what was trained.
+        announce: Told what is measured, which can take a minute, and each time that was.
 
     Raises:
         UsageError: No target or some that exclude each other (none for a fixed pattern), no seed, a run that was
@@ -75,7 +78,7 @@ def prune(
         scores = {name: torch.rand(worth.shape, generator=generator) for name, worth in scores.items()}
     settings = {"data": None, "target": targets, "random": random, "evenly": evenly}
     if shapes.latency_ratio is not None:
-        found = aimed(folder, model, shapes.latency_ratio, settled(model, plan), scores)
+        found = aimed(folder, model, shapes.latency_ratio, settled(model, plan), scores, announce)
         return finish(folder, "prune", settings, Finetuned(found.pruned, {}, []), found.time)
     budget = budget_of(model, shapes, folder.input_spec.size)
     pruned = prune_model(model, budget, logits=worths(layers, scores, budget.wiring), evenly=evenly)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +26,13 @@ BEFORE, AFTER = "aim", "aim after stage 1"
 
 
 def aimed(
-    folder: RunFolder, converted: nn.Module, ratio: float, plan: PlanSettings, scores: Mapping[str, Tensor]
-) -> Aim:
+    folder: RunFolder, converted: nn.Module, ratio: float, plan: PlanSettings, scores: Mapping[str, Tensor],
+    announce: Callable[[str], None],
+) -> Aim:  # fmt: skip
     """Find the budget of time of a run by the scores of taps, and write it down."""
     wiring, example = _wiring(folder, converted), torch.zeros(1, *folder.input_spec.size)
     logits = worths(named_modules_of(converted, LearnableHetConv2d), scores, wiring)
-    found = aim(folder.dense_model(), converted, example, ratio, plan, logits, wiring=wiring)
+    found = aim(folder.dense_model(), converted, example, ratio, plan, logits, wiring=wiring, announce=announce)
     folder.manifest["stages"].pop(AFTER, None)
     folder.record(BEFORE, {"plan": dataclasses.asdict(plan), "budget": found.budget.to_json()})
     return found

@@ -9,7 +9,7 @@ measured points around the time asked for, until it is met.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxtyping import Float
@@ -118,6 +118,7 @@ def aim(
     logits: Mapping[str, Tensor],
     prices: Mapping[str, float] | None = None,
     wiring: Wiring | None = None,
+    announce: Callable[[str], None] = lambda _: None,
 ) -> Aim:
     """Return the budget whose shapes take the time asked for, measured as a whole.
 
@@ -130,6 +131,7 @@ def aim(
         logits: What shapes are worth, by layer.
         prices: Of a kept weight of each layer, in milliseconds; None measures them.
         wiring: Which filters are read, so that others are not paid for; None counts all.
+        announce: Told what is measured, and each time that was.
 
     Raises:
         UsageError: A ratio below 1, or shapes that cannot be learned.
@@ -145,7 +147,9 @@ def aim(
             found=f"family {', '.join(fixed_families)}",
             fix="convert again with --family free or sets",
         )
-    prices = prices or layer_prices(converted, example, settings)
+    if prices is None:
+        announce(f"timing {len(layers)} layers at several densities on {settings.target}")
+        prices = layer_prices(converted, example, settings)
     if not any(prices.values()):
         raise _unreachable(ratio, "1: on this runtime no layer is faster in any form than dense")
     dense_ms = Against(dense, example, settings)(fold_batch_norms(dense, example)).dense.median_ms
@@ -159,6 +163,7 @@ def aim(
         pruned = prune(converted, budget, logits=logits, strict=False)
         time = time_ratio(dense, pruned, example, budget, settings)
         aims.append(Aim(budget, pruned, time))
+        announce(f"pruned for a time ratio of {ratio:g}: measured {time.measured:.3g}")
         if abs(time.measured / ratio - 1) <= CLOSE:
             return aims[-1]
         points.append(((_cost(pruned, budget) - fixed) / slope, dense_ms / time.measured))
