@@ -211,7 +211,7 @@ def _timed(
         left |= {layer.name: "the whole was not faster" for layer in _changed(best) if layer not in kept}
         best = lower(pruned, example, rules=settings.rules, chooser=chooser, dense=left)
         compared = against(best.model) if best.smaller else compared
-    if best.smaller and not _changed(best) and compared.verdict == "slower":
+    if best.smaller and not _changed(best) and compared.ratio_high < 1:
         note = (
             "no layer gains in another form, and without the filters that nothing reads the whole is only "
             f"{compared.ratio:.3g} times as fast as dense, so it is left as it was"
