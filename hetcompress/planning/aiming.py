@@ -57,6 +57,11 @@ class TimeRatio:
     settings: dict[str, Any]
 
     @property
+    def close(self) -> bool:
+        """Whether the measured ratio is the one asked for, as far as measuring again would give the same."""
+        return abs(self.measured / self.asked - 1) <= CLOSE
+
+    @property
     def missed(self) -> bool:
         """Whether the model is slower than asked, beyond noise."""
         return self.high * (1 + SAME) < self.asked
@@ -164,12 +169,12 @@ def aim(
         time = time_ratio(dense, pruned, example, budget, settings)
         aims.append(Aim(budget, pruned, time))
         announce(f"pruned for a time ratio of {ratio:g}: measured {time.measured:.3g}")
-        if abs(time.measured / ratio - 1) <= CLOSE:
+        if time.close and not time.missed:
             return aims[-1]
         points.append(((_cost(pruned, budget) - fixed) / slope, dense_ms / time.measured))
         if time.measured < ratio and worth <= LEAST * full:
             break
-    fast_enough = [found for found in aims if not found.time.missed]
+    fast_enough = [found for found in aims if not found.time.missed] or [found for found in aims if found.time.close]
     if not fast_enough:
         raise _unreachable(ratio, f"{max(found.time.measured for found in aims):.3g}, the highest that was measured")
     return min(fast_enough, key=lambda found: found.time.measured)  # coarse shapes may leap over the ratio

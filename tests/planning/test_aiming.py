@@ -219,6 +219,20 @@ def test_what_is_exported_has_the_kernel_if_a_target_of_time_was_reached_with_it
             assert report["plan"]["kernels"] is planned
 
 
+def test_a_ratio_that_is_called_missed_is_not_taken_for_met(weighing, monkeypatch):  # noqa: F811
+    """Within the noise of the target, but surely below it: the search goes on, and takes it if nothing better comes."""
+    for later, reached in ((1.2, 1.2), (1.17, 1.17)):
+        measured = iter([1.17, *[later] * ROUNDS])
+
+        def time_ratio(dense, pruned, example, budget, settings, measured=measured):
+            ratio = next(measured)
+            return TimeRatio(budget.target, ratio, ratio, ratio, ratio, {})
+
+        monkeypatch.setattr(aiming, "time_ratio", time_ratio)
+        dense, converted = nets("free")
+        assert aim(dense, converted, EXAMPLE, 1.2, SETTINGS, worths(converted)).time.measured == reached
+
+
 def test_coarse_shapes_may_leap_over_the_ratio(weighing, monkeypatch):  # noqa: F811
     def leaping(dense, pruned, example, budget, settings):
         kept = sum(float(layer.mask().mean()) for layer in named_modules_of(pruned, HetConv2d).values())
