@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hetcompress.errors import HetCompressError, UsageError
 from hetcompress.kernels.build import library_path
+from hetcompress.kernels.recycling import new_output
 
 __all__ = ["Geometry", "available", "best_path", "best_vector", "has_path", "paths", "run"]
 
@@ -259,7 +260,7 @@ def prepared(
     shape = geometry.output_shape(images.shape, vector)
     if residual is not None and residual.shape != shape:
         raise UsageError("kernels", expected=f"a residual of shape {shape}", found=str(tuple(residual.shape)))
-    output = images.new_empty([max(size, 0) for size in shape])
+    output = new_output([max(size, 0) for size in shape])
     held = [t if t is None else t.contiguous() for t in (images, values, taps, starts, bias, residual, output)]
     call = Call(
         ctypes.sizeof(Call), vector, images.shape[0], geometry.in_channels, *images.shape[2:4],

@@ -67,3 +67,12 @@ def test_threads_share_nothing_that_is_in_use():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_layers_that_were_made_in_inference_mode_use_memory_again():
+    with torch.inference_mode():
+        layer = VectorBlockConv2d.from_pruned(nn.Conv2d(1, 4, 1), 4)
+        first = layer(torch.randn(1, 1, 1, LARGE))
+        place = first.data_ptr()
+        del first
+        assert layer(torch.randn(1, 1, 1, LARGE)).data_ptr() == place

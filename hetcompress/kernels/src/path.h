@@ -32,8 +32,10 @@ struct Tile {
 // padded one; of the places, every `row_step`-th has the same phase.
 struct Fill {
   float* scratch;              // [row slots][column slots][rows][columns][V]
-  ptrdiff_t rows, columns;     // of a plane, which is what a pair of slots has
-  ptrdiff_t plane;             // elements from a plane to the next
+  bool together;               // else [rows][columns][row slots][column slots][channels], and what is left of V
+  ptrdiff_t rows, columns;     // of a plane, which is what a pair of slots has, or all slots
+  ptrdiff_t size;              // elements of all planes
+  ptrdiff_t slot;              // elements from a column slot to the next
   ptrdiff_t row_step;          // the stride
   ptrdiff_t first_place;       // negative in the padding
   const int32_t* row_slots;    // of each phase, -1 for one that no tap reads
@@ -72,6 +74,7 @@ struct PoolRow {
   const float* input;          // first pixel of the window's first row that is in the image
   ptrdiff_t in_row;            // elements from a row to the next
   ptrdiff_t rows;              // of the window that are in the image
+  ptrdiff_t new_rows;          // behind them, that the next output row reads; 0 at the end
   ptrdiff_t width;             // of the image
   ptrdiff_t kernel, stride, padding;  // columns; on the left
   float* output;

@@ -125,6 +125,7 @@ class PoolRun {
       const int64_t begin = std::max<int64_t>(top, 0);
       row.rows = std::min(bottom, call_.in_height) - begin;
       row.counted_rows = row.count_padding ? std::min(bottom, call_.in_height + call_.padding[2]) - top : row.rows;
+      row.new_rows = i + 1 < task.last ? std::min(call_.stride[0], call_.in_height - begin - row.rows) : 0;
       row.input = input + (begin - task.in_first) * row.in_row;
       row.output = output;
       pool_(row);
