@@ -12,7 +12,15 @@ from pathlib import Path
 
 from hetcompress.errors import HetCompressError, UsageError
 
-__all__ = ["cannot_write", "is_temporary", "sha256_of", "write_atomically", "write_bytes", "write_text"]
+__all__ = [
+    "cannot_write",
+    "check_writable",
+    "is_temporary",
+    "sha256_of",
+    "write_atomically",
+    "write_bytes",
+    "write_text",
+]
 
 WRONG_NAME = {errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -26,6 +34,23 @@ def cannot_write(what: Path | str, error: OSError) -> HetCompressError:
     if error.errno in FORBIDDEN:
         return HetCompressError(where, found=found, fix="make it writable or choose another folder")
     return HetCompressError(where, found=found, fix="free some space or choose another folder")
+
+
+def check_writable(path: Path) -> None:
+    """Find out before long work, and leaving nothing behind, whether a file of this name could be written.
+
+    Raises:
+        UsageError: A file or a folder is in the way.
+        HetCompressError: The folder cannot be written.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

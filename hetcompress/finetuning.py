@@ -341,6 +341,8 @@ def finetune(
         if state is not None:
             run.restore(state)
             run.reporter.note(f"resumed at step {run.step} of {run.total}")
+            if run.stage == 2 and run.verdict is not None:
+                run.reporter.warn(str(run.verdict))
         else:
             run.measure("source", run.placed(teacher))
             run.measure("converted" if run.stage == 1 else "pruned", run.model)

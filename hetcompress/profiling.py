@@ -26,6 +26,8 @@ WARMUP = 3
 """Runs that do not count."""
 FEWEST, MOST = 5, 100
 """Runs that do."""
+CONTAINERS = {"If", "Loop", "Scan"}
+"""Operators whose time is that of operators inside them, which have their own."""
 KERNEL = "_kernel_time"
 """How the runtime names the time that an operator computes."""
 
@@ -60,22 +62,25 @@ def profile_onnx(source: Path | bytes, images: Tensor, threads: int, *, seconds:
     with tempfile.TemporaryDirectory(prefix="hetcompress-") as folder:
         session = ort_session(source, threads, profile=Path(folder) / "profile")
         feed = {session.get_inputs()[0].name: images.numpy()}
-        end = time.perf_counter() + seconds
-        for run in range(WARMUP + MOST):
-            if run >= WARMUP + FEWEST and time.perf_counter() > end:
-                break
+        end, runs = time.perf_counter() + seconds, 0
+        while runs < WARMUP + FEWEST or (runs < WARMUP + MOST and time.perf_counter() < end):
             session.run(None, feed)
+            runs += 1
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    return _by_kind(events)
+    return _by_kind(events, runs)
 
 
-def _by_kind(events: list[dict[str, Any]]) -> list[OperatorTime]:
+def _by_kind(events: list[dict[str, Any]], runs: int) -> list[OperatorTime]:
     calls: dict[tuple[str, str], list[float]] = defaultdict(list)
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(KERNEL):
             calls[event["args"]["op_name"], event["name"]].append(event["dur"] / 1e3)
-    medians: dict[str, list[float]] = defaultdict(list)
+    found: dict[str, OperatorTime] = {}
     for (operator, _), times in calls.items():
-        medians[operator].append(statistics.median(times[WARMUP:]))
-    found = [OperatorTime(operator, len(times), sum(times)) for operator, times in medians.items()]
-    return sorted(found, key=lambda kind: -kind.milliseconds)
+        if operator not in CONTAINERS:
+            often = max(1, len(times) // runs)  # in a run, of one in a loop
+            of_runs = [sum(times[first : first + often]) for first in range(0, len(times), often)]
+            before = found.get(operator, OperatorTime(operator, 0, 0.0))
+            sums = before.calls + often, before.milliseconds + statistics.median(of_runs[WARMUP:] or of_runs)
+            found[operator] = OperatorTime(operator, *sums)
+    return sorted(found.values(), key=lambda kind: -kind.milliseconds)

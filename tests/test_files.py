@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from hetcompress.errors import HetCompressError, UsageError
-from hetcompress.files import write_bytes, write_text
+from hetcompress.files import check_writable, write_bytes, write_text
 
 LIMITED = """
 import resource, signal, sys
@@ -57,8 +57,11 @@ def test_a_name_that_is_taken(tmp_path):
     (tmp_path / "file").write_text("kept")
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file" / "model.onnx", tmp_path / "file" / "a" / "b", tmp_path / "folder"):
-        with pytest.raises(UsageError, match=r"cannot write .*Fix: name another path"):
-            write_text(path, "new")
+        for write in (lambda path=path: write_text(path, "new"), lambda path=path: check_writable(path)):
+            with pytest.raises(UsageError, match=r"cannot write .*Fix: name another path"):
+                write()
+    for path in (tmp_path / "file", tmp_path / "folder" / "a" / "b"):
+        check_writable(path)
     assert (tmp_path / "file").read_text() == "kept"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 

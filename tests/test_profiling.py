@@ -38,4 +38,9 @@ def test_times_are_medians_of_a_run_without_the_first_ones():
     for time in runs:
         events += [event("a", "Conv", time), event("b", "Conv", 2 * time), event("c", "Relu", 10)]
         events += [event("c", "Relu", 1000, "_fence_before")]
-    assert _by_kind(events) == [OperatorTime("Conv", 2, 0.2 + 0.4), OperatorTime("Relu", 1, 0.01)]
+    expected = [OperatorTime("Conv", 2, 0.2 + 0.4), OperatorTime("Relu", 1, 0.01)]
+    assert _by_kind(events, len(runs)) == expected
+    # a loop of two turns around another one: each of its turns is a call, the loop is none
+    inner = [event("d", "Tanh", 1000) for _ in range(2 * len(runs))]
+    loop = [event("loop", "Loop", 2500) for _ in runs]
+    assert _by_kind(events + inner + loop, len(runs)) == [OperatorTime("Tanh", 2, 2.0), *expected]

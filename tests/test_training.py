@@ -96,6 +96,23 @@ def test_resumed_run_ends_with_the_same_bits(tmp_path, method, stop):
     assert untimed == [{k: v for k, v in line.items() if k != "images_per_second"} for line in resumed.epochs]
 
 
+def test_whoever_goes_on_is_told_again_that_the_target_is_too_hard(tmp_path, monkeypatch):
+    class Heard(Silent):
+        def __init__(self):
+            self.said = []
+
+        def warn(self, message):
+            self.said.append(message)
+
+    monkeypatch.setattr("hetcompress.difficulty.LIMIT", -1.0)  # whatever is lost is too much
+    for stop, told in ((5, 1), (12, 1)):
+        with pytest.raises(InterruptedRunError):
+            run(tmp_path, f"cut {stop}", shapes=ShapeSettings(mac_ratio=1.5, stage1=0.5), reporter=StopAt(stop))
+        heard = Heard()
+        run(tmp_path, f"cut {stop}", shapes=ShapeSettings(mac_ratio=1.5, stage1=0.5), reporter=heard)
+        assert sum("MAC ratio 1.5 is hard" in message for message in heard.said) == told
+
+
 @pytest.mark.parametrize("method", ["sensitivity", "magnitude", "penalty"])
 @pytest.mark.parametrize("family", ["free", "rigid", "centre"])
 def test_target_is_met_and_the_task_is_learned(tmp_path, method, family):

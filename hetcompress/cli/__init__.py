@@ -53,17 +53,19 @@ def root(
     """Make trained convolutional networks smaller and really faster."""
 
 
-for command, name in (
-    (convert, "convert"),
-    (finetune, "finetune"),
-    (prune, "prune"),
-    (report, "report"),
-    (export, "export"),
-    (bench, "bench"),
-    (demo, "demo"),
-    (list_all, "list"),
+# a line of the list of commands holds 62 characters in a terminal of 80 columns
+for command, name, line in (
+    (convert, "convert", "Load a checkpoint and prepare its convolutions."),
+    (finetune, "finetune", "Learn kernel shapes and weights towards a target."),
+    (prune, "prune", "Choose the shapes by the weights, without training."),
+    (report, "report", "Compare with the dense source: MACs, accuracy, latency."),
+    (export, "export", "Write the compressed model as ONNX and others, verified."),
+    (bench, "bench", "Time any models side by side."),
+    (demo, "demo", "Show the whole pipeline offline, in about a minute."),
+    (list_all, "list", "List architectures, recipes, families and the like."),
 ):
-    app.command(name, cls=RecipeCommand if name in COMMANDS else None)(with_verbosity(command))
+    made = app.command(name, cls=RecipeCommand if name in COMMANDS else None, short_help=line)
+    made(with_verbosity(command))
 
 
 def main() -> None:

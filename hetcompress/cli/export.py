@@ -18,7 +18,8 @@ from hetcompress.cli.options import (
     Plan,
     Run,
     TargetOfFiles,
-    Threads,
+    ThreadsAsAimed,
+    measured_at,
     plan_settings,
 )
 
@@ -51,7 +52,7 @@ def export(
     data_root: DataRoot = None,
     download: Download = False,
     batch: Batch = None,
-    threads: Threads = 1,
+    threads: ThreadsAsAimed = None,
     seconds: Annotated[float, typer.Option(help="Time to spend on each latency comparison; 0 skips it.")] = 2.0,
     strict: Annotated[bool, typer.Option("--strict", help="Fail when not smaller or not faster.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace files in --out.")] = False,
@@ -67,11 +68,11 @@ def export(
     wanted = [name for name, chosen in (("onnx", onnx), ("pt2", pt2), ("safetensors", safetensors)) if chosen]
     settings = data_settings(data, data_root, download=download) if data is not None else None
     quantised = pipeline.Int8Settings(int8_drop, int8_images) if int8 else None
-    batches = batch or [1, 16]
     runtime = target or pipeline.planned_in(wanted)
+    batches, at_once, _ = measured_at(run, batch, threads)
     result = pipeline.export(
         wanted, run, out=out, data=settings, int8=quantised, arch=arch,
-        plan=plan_settings(plan, runtime, batches[0], threads, kernels=kernels), batches=batches, threads=threads,
+        plan=plan_settings(plan, runtime, batches[0], at_once, kernels=kernels), batches=batches, threads=at_once,
         seconds=seconds, strict=strict, force=force,
     )  # fmt: skip
     warn_of(result)

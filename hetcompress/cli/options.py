@@ -28,8 +28,10 @@ __all__ = [
     "Plan",
     "Run",
     "Target",
+    "TargetAsAimed",
     "TargetOfFiles",
     "Threads",
+    "ThreadsAsAimed",
     "group_size",
     "key_values",
     "plan_settings",
@@ -106,7 +108,25 @@ KernelsOrNot = Annotated[
 ]
 Batch = Annotated[
     Optional[list[int]],  # noqa: UP045
-    typer.Option("--batch", "-b", min=1, metavar="N", help="Batch size for latency; may be repeated [1 and 16]."),
+    typer.Option(
+        "--batch",
+        "-b",
+        min=1,
+        metavar="N",
+        help="Batch size for latency; may be repeated [1 and 16, that of a target of time before them].",
+    ),
+]
+ThreadsAsAimed = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option("--threads", min=1, metavar="N", help="Threads for latency [those of a target of time, else 1]."),
+]
+TargetAsAimed = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--target",
+        metavar="RUNTIME",
+        help="Where time is measured: ort-cpu, torch-cpu or torch-cuda [that of a target of time, else ort-cpu].",
+    ),
 ]
 Threads = Annotated[int, typer.Option(min=1, metavar="N", help="Threads for latency.")]
 LatencyRatio = Annotated[
@@ -155,6 +175,25 @@ def key_values(option: str, texts: list[str]) -> dict[str, Any]:
         except ValueError:
             values[name] = value
     return values
+
+
+def measured_at(run: Path, batch: list[int] | None, threads: int | None) -> tuple[list[int], int, str]:
+    """Return the batch sizes, the threads and the runtime to measure with.
+
+    Args:
+        run: The run folder; what is not said is as in its target of time.
+        batch: What was asked for, or None.
+        threads: Likewise.
+
+    Raises:
+        InputError: There is no such run, or it is broken.
+    """
+    from hetcompress import pipeline
+
+    aimed = pipeline.aimed_at(run)
+    if aimed is None:
+        return batch or [1, 16], threads or 1, "ort-cpu"
+    return batch or [aimed.batch, *(n for n in (1, 16) if n != aimed.batch)], threads or aimed.threads, aimed.target
 
 
 def plan_settings(plan: str | None, target: str, batch: int, threads: int, *, kernels: bool | None) -> PlanSettings:

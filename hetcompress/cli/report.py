@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from hetcompress.cli.options import Arch, Batch, Json, KernelsOrNot, Plan, Run, Target, Threads, plan_settings
+from hetcompress.cli.options import (
+    Arch,
+    Batch,
+    Json,
+    KernelsOrNot,
+    Plan,
+    Run,
+    TargetAsAimed,
+    ThreadsAsAimed,
+    measured_at,
+    plan_settings,
+)
 
 if TYPE_CHECKING:
     from hetcompress.comparisons import Comparison, Latency
@@ -19,10 +30,10 @@ __all__ = ["print_report", "report", "say_of_kernels"]
 def report(
     run: Run = Path("hetrun"),
     plan: Plan = None,
-    target: Target = "ort-cpu",
+    target: TargetAsAimed = None,
     kernels: KernelsOrNot = None,
     batch: Batch = None,
-    threads: Threads = 1,
+    threads: ThreadsAsAimed = None,
     seconds: Annotated[float, typer.Option(help="Time to spend on each latency comparison; 0 skips it.")] = 2.0,
     no_latency: Annotated[bool, typer.Option("--no-latency", help="Count only.")] = False,
     csv: Annotated[
@@ -35,13 +46,15 @@ def report(
     """Compare the compressed model with its dense source: MACs, parameters, bytes, accuracy, latency, shapes."""
     from hetcompress import pipeline
     from hetcompress.cli import console
-    from hetcompress.files import write_text
+    from hetcompress.files import check_writable, write_text
     from hetcompress.latency import RUNTIMES
 
-    batches = batch or [1, 16]
+    if csv is not None:
+        check_writable(csv)
+    batches, at_once, runtime = measured_at(run, batch, threads)
     result = pipeline.report(
-        run, arch=arch, plan=plan_settings(plan, target, batches[0], threads, kernels=kernels), batches=batches,
-        threads=threads, runtimes=() if no_latency else RUNTIMES, seconds=seconds,
+        run, arch=arch, plan=plan_settings(plan, target or runtime, batches[0], at_once, kernels=kernels),
+        batches=batches, threads=at_once, runtimes=() if no_latency else RUNTIMES, seconds=seconds,
     )  # fmt: skip
     if csv is not None:
         write_text(csv, result.to_csv())

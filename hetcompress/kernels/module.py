@@ -73,9 +73,7 @@ class VectorBlockConv2d(Form):
         """
         if padding is None and conv.padding_mode != "zeros":
             raise UsageError("padding mode", expected="'zeros'", found=f"'{conv.padding_mode}'")
-        weight = conv.weight.detach()
-        if isinstance(conv, HetConv2d):
-            weight = weight * conv.mask()
+        weight = (conv.masked_weight() if isinstance(conv, HetConv2d) else conv.weight).detach()
         (rows, columns), (stride_y, stride_x), (dilation_y, dilation_x) = conv.kernel_size, conv.stride, conv.dilation
         geometry = Geometry(
             conv.in_channels, conv.out_channels, conv.groups, (rows, columns), (stride_y, stride_x),

@@ -46,7 +46,7 @@ class Crop(Lowering):
 def _grouped(layer: HetConv2d, box: Box) -> nn.Module:
     inner = Geometry.of(layer).inner
     row, column, height, width = box
-    weight = (layer.weight.detach() * layer.mask())[:, :, row : row + height, column : column + width]
+    weight = layer.masked_weight().detach()[:, :, row : row + height, column : column + width]
     bias = None if layer.bias is None else layer.bias.detach()
     piece = Piece(weight, weight != 0, bias, tuple(range(weight.shape[1])), layer.in_channels, inner)
     conv = piece.conv(weight, bias=True, stride=inner.stride, dilation=inner.dilation, groups=layer.groups)

@@ -18,8 +18,7 @@ __all__ = ["kernels_of", "pruned_like", "rewire_"]
 
 def kernels_of(conv: nn.Conv2d) -> Float[Tensor, "c_out c_in kh kw"]:
     """Return the weights that a convolution really multiplies with: those inside its mask."""
-    weight = conv.weight.detach()
-    return weight * conv.mask() if isinstance(conv, HetConv2d) else weight
+    return (conv.masked_weight() if isinstance(conv, HetConv2d) else conv.weight).detach()
 
 
 def rewire_(model: nn.Module, flow: Flow, chosen: Sequence[Int[Tensor, " _"]]) -> None:

@@ -39,7 +39,7 @@ class VectorBlock(Lowering):
         if str(layer.weight.dtype) != "torch.float32" or layer.weight.device.type != "cpu":
             return Verdict(False, "the kernel takes float32 on the CPU")
         vector = vector_of(layer)
-        weight = layer.weight.detach() * layer.mask()
+        weight = layer.masked_weight().detach()
         executed, dense = vector * count_kept(weight, layer.groups, vector), weight.numel()
         if executed >= dense:
             return Verdict(False, f"no vector of {vector} filters is empty")

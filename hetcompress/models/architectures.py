@@ -63,7 +63,7 @@ class Architecture:
             raise UsageError(
                 f"--arch {self.spec}", expected="a factory that builds a model",
                 found=f"{type(error).__name__}: {error}{place}",
-                fix="mend that line, or check --arch-arg" if place else "check --arch and --arch-arg",
+                fix="mend that line, or check --arch-arg" if place else f"check --arch and --arch-arg{_taken(factory)}",
             ) from None  # fmt: skip
         if not isinstance(model, nn.Module):
             raise UsageError(
@@ -99,6 +99,14 @@ def _place(error: Exception, factory: Callable[..., nn.Module]) -> str:
     code = getattr(inspect.unwrap(factory), "__code__", None) or getattr(factory.__init__, "__code__", None)
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if code and frame.filename == code.co_filename]
     return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+
+
+def _taken(factory: Callable[..., nn.Module]) -> str:
+    """Return the names of a factory's arguments in words, or nothing where it hands on whatever it is given."""
+    parameters = inspect.signature(factory).parameters.values()
+    if not parameters or any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return ""
+    return f": it takes {', '.join(parameter.name for parameter in parameters)}"
 
 
 class _Unfilled(TorchFunctionMode):

@@ -90,6 +90,17 @@ class ChannelGroups:
         """Repeat one value per block and tap for every kernel of the block; not to be written to."""
         return _repeated(_repeated(blocks, 0, self.out_index()), 1, self.in_index())
 
+    def scale(
+        self, weight: Float[Tensor, "c_out c_in kh kw"], blocks: Float[Tensor, "out_groups in_groups kh kw"]
+    ) -> Float[Tensor, "c_out c_in kh kw"]:
+        """Multiply every kernel by the values of its block, which are not repeated first where blocks are whole."""
+        filters = self.filters if self.group_out == "all" else self.group_out
+        one_or_all = self.in_groups in (1, self.channels)
+        if self.filters % filters or not one_or_all:
+            return weight * self.expand(blocks)
+        split = weight.view(self.out_groups, filters, self.in_groups, -1, *weight.shape[2:])
+        return (split * blocks[:, None, :, None]).reshape(weight.shape)
+
     def total(self, weight: Float[Tensor, "c_out c_in kh kw"]) -> Float[Tensor, "out_groups in_groups kh kw"]:
         """Sum a quantity of every weight over the kernels of each block, tap by tap."""
         device = weight.device

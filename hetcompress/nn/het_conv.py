@@ -183,15 +183,19 @@ class HetConv2d(nn.Conv2d):
         """Return the mask of every weight, 0 or 1."""
         return self.channel_groups.expand(self.kernel_shapes.to(self.weight.dtype))
 
+    def masked_weight(self) -> Float[Tensor, "c_out c_in kh kw"]:
+        """Return W * M."""
+        return self.channel_groups.scale(self.weight, self.kernel_shapes.to(self.weight.dtype))
+
     def forward(self, input: Float[Tensor, "*batch c_in h w"]) -> Float[Tensor, "*batch c_out h2 w2"]:  # noqa: A002
         """Return conv(x, W * M) + b."""
-        output: Tensor = self._conv_forward(input, self.weight * self.mask(), self.bias)
+        output: Tensor = self._conv_forward(input, self.masked_weight(), self.bias)
         return output
 
     def to_conv2d(self) -> nn.Conv2d:
         """Return a plain convolution with the zeros written into its weights."""
         conv = nn.Conv2d(**conv_arguments(self))
-        _copy_parameters(conv, self, self.weight.detach() * self.mask())
+        _copy_parameters(conv, self, self.masked_weight().detach())
         return conv
 
     def extra_repr(self) -> str:

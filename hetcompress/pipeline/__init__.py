@@ -13,6 +13,7 @@ from hetcompress.pipeline._int8 import Int8Report, Int8Settings
 from hetcompress.pipeline._lowered import lowered
 from hetcompress.pipeline._prune import prune
 from hetcompress.pipeline._report import LayerReport, Report, report
+from hetcompress.pipeline._time import aimed_at
 from hetcompress.planning import PlanSettings
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "PlanSettings",
     "Pruned",
     "Report",
+    "aimed_at",
     "bench",
     "convert",
     "demo",

@@ -242,7 +242,7 @@ class _Opener:
             found = "a folder" if path.is_dir() else "no such file"
             near = difflib.get_close_matches(source, WORDS, n=1)
             fix = f"did you mean '{near[0]}'?" if near else "check the path"
-            raise InputError(f"item {source}", expected=f"a file, or {' or '.join(WORDS)}", found=found, fix=fix)
+            raise InputError(f"model {source}", expected=f"a file, or {' or '.join(WORDS)}", found=found, fix=fix)
         if path.suffix in (".onnx", ".ort"):
             self._runs_in("onnxruntime", path)
             return onnx_candidate(name, path, self.input_size)

@@ -17,7 +17,7 @@ from hetcompress.comparisons import Comparison
 from hetcompress.data import DataSource
 from hetcompress.errors import UsageError, VerificationError
 from hetcompress.evaluation import EVALUATION_BATCH, Accuracy, evaluate
-from hetcompress.files import write_text
+from hetcompress.files import check_writable, write_text
 from hetcompress.graphs import onnx_bytes
 from hetcompress.latency import compare_latency
 from hetcompress.lowering import fold_batch_norms
@@ -280,6 +280,7 @@ def _paths(
             raise UsageError(
                 f"{path}", expected="no such file", found="one", fix="choose another --out, or pass --force"
             )
+        check_writable(path)
     return paths
 
 

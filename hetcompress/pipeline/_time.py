@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from hetcompress.pruning import prune, worths
 from hetcompress.surgery import named_modules_of
 from hetcompress.wiring import Wiring
 
-__all__ = ["aimed", "as_aimed", "measured_budget", "pruned_to_time", "timed"]
+__all__ = ["aimed", "aimed_at", "as_aimed", "measured_budget", "pruned_to_time", "timed"]
 
 BEFORE, AFTER = "aim", "aim after stage 1"
 """Under which budgets stand in run.json: prices in milliseconds by layer, and what does not depend on shapes."""
@@ -44,14 +45,34 @@ def as_aimed(folder: RunFolder, plan: PlanSettings) -> PlanSettings:
     What was asked for was reached that way.  A plan that says itself whether it may have the kernel stays as it is, and
     so does one of a run without such a target.
     """
+    reached = _reached(folder)
+    if reached is None or plan.kernels is not None or plan.plan == "macs":
+        return plan
+    kernels = bool(reached.kernels)
+    return plan if kernels and not available()[0] else dataclasses.replace(plan, kernels=kernels)
+
+
+def aimed_at(run: str | Path = "hetrun") -> PlanSettings | None:
+    """Return with which runtime, batch size and threads the target of time of a run was measured.
+
+    Args:
+        run: The run folder.
+
+    Returns:
+        None for a run whose shapes have no such target.
+
+    Raises:
+        InputError: There is no run, or it is broken.
+    """
+    return _reached(RunFolder.open(run))
+
+
+def _reached(folder: RunFolder) -> PlanSettings | None:
     stage = folder.stage("finetune") or {}
     if not stage or stage.get("stage") == "fine":  # the shapes are those of the pruning
         stage = folder.stage("prune") or {}
     time = stage.get("time_ratio")
-    if time is None or plan.kernels is not None or plan.plan == "macs":
-        return plan
-    kernels = bool(time["settings"]["kernels"])
-    return plan if kernels and not available()[0] else dataclasses.replace(plan, kernels=kernels)
+    return None if time is None else PlanSettings(**time["settings"])
 
 
 def _wiring(folder: RunFolder, model: nn.Module) -> Wiring:

@@ -163,7 +163,7 @@ def test_a_fixed_batch_decides_where_none_is_given(hc, tmp_path):
 
 
 CASES = {
-    "missing": (("nowhere.onnx",), 3, "item nowhere.onnx: expected a file, or dense or lowered, found no such file"),
+    "missing": (("nowhere.onnx",), 3, "model nowhere.onnx: expected a file, or dense or lowered, found no such file"),
     "word": (("dens",), 3, "did you mean 'dense'?"),
     "folder": ((".",), 3, "found a folder"),
     "no run": (("dense",), 3, "run `hetcompress convert CHECKPOINT` first"),

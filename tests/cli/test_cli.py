@@ -400,6 +400,18 @@ def test_read_only_run_folder(hc, digits, tmp_path):
     assert "cannot write" in err
 
 
+@pytest.mark.parametrize(
+    "command", [("export", "--onnx", "-o", "model.pt/files"), ("report", "--csv", "model.pt/rows")]
+)
+def test_a_file_that_cannot_be_written_is_noticed_before_planning(hc, digits, monkeypatch, command):
+    hc("convert", "model.pt", *digits)
+    hc("prune", "--density", 0.5)
+    monkeypatch.setattr("hetcompress.pipeline._report.make_plan", lambda *_: pytest.fail("too late"))
+    code, _, err = hc(*command)
+    assert code == 2
+    assert f"cannot write {command[-1]}" in err
+
+
 def test_a_run_that_cannot_be_written_is_noticed_before_training(hc, digits, monkeypatch):
     hc("convert", "model.pt", *digits)
 

@@ -222,7 +222,7 @@ def test_nets_without_initialisation_are_whole():
 
 
 def test_an_argument_that_a_factory_does_not_take_is_told_without_a_line_of_ours():
-    with pytest.raises(UsageError, match=r"unexpected keyword argument 'foo'\. Fix: check --arch and --arch-arg"):
+    with pytest.raises(UsageError, match=r"argument 'foo'\. Fix: check --arch and --arch-arg: it takes num_classes"):
         parse_architecture("hetcompress:resnet20", {"foo": 3}).build()
 
 

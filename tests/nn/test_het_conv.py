@@ -64,6 +64,15 @@ def test_blocks_cover_every_kernel_once(filters, channels, conv_groups, group_ou
         assert not set(before.unique().tolist()) & set(after.unique().tolist())
 
 
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3), GROUPS, GROUPS, st.booleans())
+def test_scaling_by_blocks_is_scaling_by_repeated_ones(filters, channels, conv_groups, group_out, group_in, last):
+    groups = ChannelGroups(filters, channels, conv_groups, group_out, group_in)
+    blocks = torch.randn(groups.out_groups, groups.in_groups, 3, 2)
+    weight = torch.randn(filters * conv_groups, channels, 3, 2)
+    weight = weight.to(memory_format=torch.channels_last) if last else weight
+    assert torch.equal(groups.scale(weight, blocks), weight * groups.expand(blocks))
+
+
 def test_total_is_the_transpose_of_expand():
     groups = ChannelGroups(5, 7, 2, 2, 3)
     blocks = torch.randn(groups.out_groups, groups.in_groups, 3, 3)
