@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from hetcompress.errors import UsageError
+from hetcompress.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from hetcompress.planning import PlanSettings
@@ -184,13 +185,12 @@ def measured_at(run: Path, batch: list[int] | None, threads: int | None) -> tupl
         run: The run folder; what is not said is as in its target of time.
         batch: What was asked for, or None.
         threads: Likewise.
-
-    Raises:
-        InputError: There is no such run, or it is broken.
     """
     from hetcompress import pipeline
 
-    aimed = pipeline.aimed_at(run)
+    aimed = None
+    with contextlib.suppress(InputError):  # told by the command, after what is wrong with its options
+        aimed = pipeline.aimed_at(run)
     if aimed is None:
         return batch or [1, 16], threads or 1, "ort-cpu"
     return batch or [aimed.batch, *(n for n in (1, 16) if n != aimed.batch)], threads or aimed.threads, aimed.target
