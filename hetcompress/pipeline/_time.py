@@ -52,7 +52,7 @@ def as_aimed(folder: RunFolder, plan: PlanSettings) -> PlanSettings:
     return plan if kernels and not available()[0] else dataclasses.replace(plan, kernels=kernels)
 
 
-def aimed_at(run: str | Path = "hetrun") -> PlanSettings | None:
+def aimed_at(run: Path) -> PlanSettings | None:
     """Return with which runtime, batch size and threads the target of time of a run was measured.
 
     Args:
