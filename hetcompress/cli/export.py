@@ -19,7 +19,7 @@ from hetcompress.cli.options import (
     Run,
     TargetOfFiles,
     ThreadsAsAimed,
-    measured_at,
+    place_of,
     plan_settings,
 )
 
@@ -68,12 +68,11 @@ def export(
     wanted = [name for name, chosen in (("onnx", onnx), ("pt2", pt2), ("safetensors", safetensors)) if chosen]
     settings = data_settings(data, data_root, download=download) if data is not None else None
     quantised = pipeline.Int8Settings(int8_drop, int8_images) if int8 else None
-    runtime = target or pipeline.planned_in(wanted)
-    batches, at_once, _ = measured_at(run, batch, threads)
+    place = place_of(run, batch, threads, target or pipeline.planned_in(wanted))
     result = pipeline.export(
         wanted, run, out=out, data=settings, int8=quantised, arch=arch,
-        plan=plan_settings(plan, runtime, batches[0], at_once, kernels=kernels), batches=batches, threads=at_once,
-        seconds=seconds, strict=strict, force=force,
+        plan=plan_settings(plan, place.target, place.batches[0], place.threads, kernels=kernels), batches=place.batches,
+        threads=place.threads, seconds=seconds, strict=strict, force=force,
     )  # fmt: skip
     warn_of(result)
     if json_out:

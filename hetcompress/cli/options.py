@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -178,30 +179,54 @@ def key_values(option: str, texts: list[str]) -> dict[str, Any]:
     return values
 
 
-def measured_at(run: Path, batch: list[int] | None, threads: int | None) -> tuple[list[int], int, str]:
-    """Return the batch sizes, the threads and the runtime to measure with.
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where time is measured.
+
+    Attributes:
+        batches: Images at once; plans are made for the first.
+        threads: Threads inside an operator.
+        target: The runtime.
+    """
+
+    batches: list[int]
+    threads: int
+    target: str
+
+
+def place_of(run: Path, batch: list[int] | None, threads: int | None, target: str | None) -> Place:
+    """Return where to measure a run: as asked, else where its target of time was reached, else as ever.
 
     Args:
-        run: The run folder; what is not said is as in its target of time.
+        run: The run folder.
         batch: What was asked for, or None.
         threads: Likewise.
+        target: Likewise.
     """
     from hetcompress import pipeline
+    from hetcompress.cli import console
 
     aimed = None
     with contextlib.suppress(InputError):  # told by the command, after what is wrong with its options
         aimed = pipeline.aimed_at(run)
     if aimed is None:
-        return batch or [1, 16], threads or 1, "ort-cpu"
-    return batch or [aimed.batch, *(n for n in (1, 16) if n != aimed.batch)], threads or aimed.threads, aimed.target
+        return Place(batch or [1, 16], threads or 1, target or "ort-cpu")
+    if target is None:
+        try:
+            target = dataclasses.replace(aimed, kernels=None).require_runtime().target
+        except UsageError as error:
+            target = "ort-cpu"
+            console.warn(f"the target of time was reached elsewhere, and time is measured on {target} here: {error}")
+    batches = [aimed.batch, *(count for count in (1, 16) if count != aimed.batch)]
+    return Place(batch or batches, threads or aimed.threads, target)
 
 
 def plan_settings(plan: str | None, target: str, batch: int, threads: int, *, kernels: bool | None) -> PlanSettings:
     """Return how forms are chosen: in shorter looks unless our kernel was asked for.
 
     Raises:
-        UsageError: There is no such plan, or no kernel.
+        UsageError: There is no such plan, no such runtime here, or no kernel.
     """
     from hetcompress.planning import PlanSettings
 
-    return PlanSettings(plan or ("measured" if kernels else "fast"), target, batch, threads, kernels)
+    return PlanSettings(plan or ("measured" if kernels else "fast"), target, batch, threads, kernels).require_runtime()

@@ -16,7 +16,7 @@ from hetcompress.cli.options import (
     Run,
     TargetAsAimed,
     ThreadsAsAimed,
-    measured_at,
+    place_of,
     plan_settings,
 )
 
@@ -51,10 +51,10 @@ def report(
 
     if csv is not None:
         check_writable(csv)
-    batches, at_once, runtime = measured_at(run, batch, threads)
+    place = place_of(run, batch, threads, target)
     result = pipeline.report(
-        run, arch=arch, plan=plan_settings(plan, target or runtime, batches[0], at_once, kernels=kernels),
-        batches=batches, threads=at_once, runtimes=() if no_latency else RUNTIMES, seconds=seconds,
+        run, arch=arch, plan=plan_settings(plan, place.target, place.batches[0], place.threads, kernels=kernels),
+        batches=place.batches, threads=place.threads, runtimes=() if no_latency else RUNTIMES, seconds=seconds,
     )  # fmt: skip
     if csv is not None:
         write_text(csv, result.to_csv())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hetcompress.artifacts import RunFolder
 from hetcompress.budgets import Budget
-from hetcompress.errors import NothingToDoError
+from hetcompress.errors import InputError, NothingToDoError, UsageError
 from hetcompress.graphs import evaluating
 from hetcompress.kernels import available
 from hetcompress.nn import LearnableHetConv2d
@@ -72,7 +72,13 @@ def _reached(folder: RunFolder) -> PlanSettings | None:
     if not stage or stage.get("stage") == "fine":  # the shapes are those of the pruning
         stage = folder.stage("prune") or {}
     time = stage.get("time_ratio")
-    return None if time is None else PlanSettings(**time["settings"])
+    try:
+        return None if time is None else PlanSettings.from_json(time["settings"])
+    except (KeyError, TypeError, UsageError) as error:
+        raise InputError(
+            f"run folder {folder.path}", expected="a target of time with its runtime", found=repr(error),
+            fix="prune or finetune again",
+        ) from None  # fmt: skip
 
 
 def _wiring(folder: RunFolder, model: nn.Module) -> Wiring:

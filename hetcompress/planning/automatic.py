@@ -84,11 +84,11 @@ def settled(model: nn.Module, settings: PlanSettings) -> PlanSettings:
         settings: How to choose.
 
     Raises:
-        UsageError: The shapes want the kernel, and it was not compiled.
+        UsageError: The kernel is wanted and was not compiled, or the runtime is not there.
     """
-    if settings.kernels is not None:
-        return settings
-    return dataclasses.replace(settings, kernels=settings.target != "torch-cuda" and _fine(model))
+    if settings.kernels is None:
+        settings = dataclasses.replace(settings, kernels=settings.target != "torch-cuda" and _fine(model))
+    return settings.require_runtime()
 
 
 def _fine(model: nn.Module) -> bool:

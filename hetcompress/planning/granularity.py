@@ -53,7 +53,7 @@ def choose_granularities(
         example: Its shape is that of the images.
         settings: The runtime, and what may be used there.
     """
-    chooser = settings.chooser()
+    chooser = settings.require_runtime().chooser()
     assert isinstance(chooser, Measured), "granularities are chosen by time"
     shapes = input_shapes(model, example, nn.Conv2d)
     convs = named_modules_of(model, nn.Conv2d)

@@ -61,20 +61,25 @@ class PlanSettings:
                 "--plan", expected=f"one of {', '.join(PLANS)}", found=f"'{self.plan}'",
                 fix=suggestion(self.plan, list(PLANS)),
             )  # fmt: skip
-        PLAN_TARGETS[self.target]()  # refuses a device that is not there
+        PLAN_TARGETS[self.target]  # refuses a name that is none
+
+    def require_runtime(self) -> PlanSettings:
+        """Return these settings, if this machine can plan with them; they may have been written down on another one.
+
+        Raises:
+            UsageError: The device is not here, or not the library of our kernel.
+        """
+        PLAN_TARGETS[self.target]()
         ready, reason = available()
         if self.kernels and not ready:
             raise UsageError(
                 "--kernels", expected="the compiled library", found=reason, fix="mend that, or pass --no-kernels"
             )
+        return self
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> PlanSettings:
-        """Return what a summary or a plan in JSON was made with; what else it holds is left.
-
-        Raises:
-            UsageError: The runtime is not there, or no kernel.
-        """
+        """Return what a summary or a plan in JSON was made with; what else it holds is left."""
         return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values})
 
     def __str__(self) -> str:
@@ -152,7 +157,7 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
         UsageError: The runtime is not there.
         VerificationError: A form computes something else than its layer.
     """
-    chooser = settings.chooser()
+    chooser = settings.require_runtime().chooser()
     if not isinstance(chooser, Measured):
         return Plan(lower(pruned, example, rules=settings.rules), settings, None, "")
     ready = tidy(pruned, example)

@@ -57,11 +57,22 @@ def test_stock_operators_that_are_fast_need_no_library(hc, tmp_path, monkeypatch
 @pytest.mark.usefixtures("pruned")
 def test_a_kernel_that_is_not_there_is_missed_aloud(hc, tmp_path, monkeypatch):
     monkeypatch.setattr(automatic, "ENOUGH", float("inf"))
-    monkeypatch.setattr(automatic, "available", lambda: (False, "it was not compiled"))
+    monkeypatch.setattr("hetcompress.kernels.library._library", lambda: "it was not compiled")
     code, _, err = hc("export", "--onnx", "--seconds", 0)
     assert code == 0, err
     assert "our kernel, which is made for such shapes, is not here: it was not compiled" in err
     assert planned(tmp_path)["kernels"] is False
+
+
+@pytest.mark.usefixtures("pruned")
+def test_without_the_library_all_commands_work(hc, monkeypatch):
+    monkeypatch.setattr("hetcompress.kernels.library._library", lambda: "it was not compiled")
+    for command in (("report",), ("report", "--plan", "macs"), ("export", "--onnx"), ("bench", "dense", "lowered")):
+        code, _, err = hc(*command, "--seconds", 0.01)
+        assert code == 0, (command, err)
+    code, _, err = hc("report", "--kernels")
+    assert code == 2
+    assert "--kernels: expected the compiled library, found it was not compiled" in err
 
 
 def test_what_the_message_says_can_be_called():

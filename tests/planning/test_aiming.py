@@ -238,6 +238,32 @@ def test_what_follows_measures_where_a_target_of_time_was_reached(hc, digits, we
     assert (exported["plan"]["batch"], exported["plan"]["threads"]) == (4, 2)
 
 
+def test_a_target_of_time_that_was_reached_on_another_machine(hc, digits, weighing, tmp_path, monkeypatch):  # noqa: F811
+    assert hc("convert", "model.pt", *digits)[0] == 0
+    assert hc("prune", "--latency-ratio", 1.2)[0] == 0
+    monkeypatch.setattr("hetcompress.kernels.library._library", lambda: "it was not compiled")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for asked in ((), ("--no-kernels",)):
+        code, _, err = hc("report", "--no-latency", *asked)
+        assert code == 0, err
+    manifest = tmp_path / "hetrun" / "run.json"
+    run = json.loads(manifest.read_text())
+    run["stages"]["prune"]["time_ratio"]["settings"]["target"] = "torch-cuda"
+    manifest.write_text(json.dumps(run))
+    code, _, err = hc("report", "--no-latency")
+    assert code == 0, err
+    assert "NOTE: the target of time was reached elsewhere, and time is measured on ort-cpu here" in err
+    code, _, err = hc("report", "--no-latency", "--target", "ort-cpu")
+    assert (code, "elsewhere" in err) == (0, False)
+    assert hc("export", "--onnx", "--seconds", 0)[0] == 0
+    for damaged in ({}, {"settings": {"target": "abacus"}}, {"settings": None}):
+        run["stages"]["prune"]["time_ratio"] = damaged
+        manifest.write_text(json.dumps(run))
+        code, _, err = hc("report", "--no-latency")
+        assert (code, err.count("\n")) == (3, 1)
+        assert "expected a target of time with its runtime" in err
+
+
 def test_a_ratio_that_is_called_missed_is_not_taken_for_met(weighing, monkeypatch):  # noqa: F811
     """Within the noise of the target, but surely below it: the search goes on, and takes it if nothing better comes."""
     for later, reached in ((1.2, 1.2), (1.17, 1.17)):
