@@ -74,7 +74,12 @@ class Measured(Chooser):
         return Timings.key(layer, input_shape, self.batch, self.threads, groups, tuple(rules), self.within)
 
     def times(
-        self, forms: Mapping[str, nn.Module], input_shape: tuple[int, ...], hopeless: float = HOPELESS
+        self,
+        forms: Mapping[str, nn.Module],
+        input_shape: tuple[int, ...],
+        hopeless: float = HOPELESS,
+        *,
+        anew: bool = False,
     ) -> dict[str, float]:
         """Return milliseconds of each form between its neighbours, measured now or before.
 
@@ -82,10 +87,11 @@ class Measured(Chooser):
             forms: Of one layer; all make as many channels.
             input_shape: Channels, height, width of what it reads.
             hopeless: Forms that take so many times the quickest are not measured closely.
+            anew: Measure now, whatever is known.
         """
         # times of one layer are compared, so they are kept together: all are of the same rounds
         key = Timings.key(nn.ModuleList(forms.values()), input_shape, self.batch, self.threads, tuple(forms), hopeless)
-        if key not in self.timings.known:
+        if anew or key not in self.timings.known:
             self.timings.add(key, self._measure(forms, input_shape, hopeless))
         return dict(self.timings.known[key])
 

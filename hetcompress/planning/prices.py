@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,8 @@ from hetcompress.surgery import named_modules_of
 __all__ = ["at_density", "layer_prices", "price_of"]
 
 DENSITIES = (0.5, 0.25, 0.1)
+ODD = 1.25
+"""Shapes that keep less and take so many times as long are measured once more."""
 
 
 def at_density(layer: LearnableHetConv2d, density: float) -> HetConv2d:
@@ -67,13 +69,34 @@ def price_of(layer: LearnableHetConv2d, input_shape: tuple[int, ...], rules: Seq
         forms.update(zip(names[kept], (fitting[name] for name in rivals), strict=True))
     # in one session, so that a slow minute of the machine slows all of them
     times = chooser.times(forms, input_shape, hopeless=math.inf)
-    points = {kept: min(times[name] for name in rivals) for kept, rivals in names.items() if rivals}
+    points, odd = _least(times, names)
+    if odd:
+        points, _ = _least(chooser.times(forms, input_shape, hopeless=math.inf, anew=True), names)
     if not kernel:
         points = {kept: min(time, times["dense"]) for kept, time in points.items()}
         points[float(layer.weight.numel())] = times["dense"]
     if len(points) < 2:
         return 0.0
     return max(0.0, statistics.linear_regression(list(points), list(points.values())).slope)
+
+
+def _least(times: Mapping[str, float], names: Mapping[float, Sequence[str]]) -> tuple[dict[float, float], bool]:
+    """Return what keeping so many weights takes, and whether some of these times cannot be true.
+
+    Shapes that keep less lie within those that keep more, whose forms would do for them: less takes no longer.  A time
+    that says otherwise is that of a machine that was busy just then; taken for true, nothing could be gained here.
+
+    Args:
+        times: Milliseconds of each form.
+        names: Of the forms, by the weights that they keep.
+    """
+    found: dict[float, float] = {}
+    odd, least = False, math.inf
+    for kept in sorted((kept for kept, rivals in names.items() if rivals), reverse=True):
+        own = min(times[name] for name in names[kept])
+        odd, least = odd or own > ODD * least, min(own, least)
+        found[kept] = least
+    return found, odd
 
 
 def layer_prices(model: nn.Module, example: Float[Tensor, "n c h w"], settings: PlanSettings) -> dict[str, float]:

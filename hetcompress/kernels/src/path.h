@@ -32,8 +32,8 @@ struct Tile {
 // padded one; of the places, every `row_step`-th has the same phase.
 struct Fill {
   float* scratch;              // [row slots][column slots][rows][columns][V]
-  bool together;               // else [rows][columns][row slots][column slots][channels], and what is left of V
-  ptrdiff_t rows, columns;     // of a plane, which is what a pair of slots has, or all slots
+  bool together;               // then it is [rows][columns][row slots][column slots][channels], V elements a pixel
+  ptrdiff_t rows, columns;     // of a plane: each pair of slots has one, or all together
   ptrdiff_t size;              // elements of all planes
   ptrdiff_t slot;              // elements from a column slot to the next
   ptrdiff_t row_step;          // the stride
@@ -74,7 +74,7 @@ struct PoolRow {
   const float* input;          // first pixel of the window's first row that is in the image
   ptrdiff_t in_row;            // elements from a row to the next
   ptrdiff_t rows;              // of the window that are in the image
-  ptrdiff_t new_rows;          // behind them, that the next output row reads; 0 at the end
+  ptrdiff_t new_rows;          // behind them, to fetch for the next output row
   ptrdiff_t width;             // of the image
   ptrdiff_t kernel, stride, padding;  // columns; on the left
   float* output;

@@ -14,6 +14,9 @@ namespace {
 
 // What a task reads and writes stays in the second-level cache between the steps from layout to layout.
 constexpr int64_t kTaskFloats = 24 << 10;
+// Images beyond the second-level cache.  Fetching their rows early halves the time of 3x3 at stride 2; where they are
+// cached it costs a seventh.
+constexpr int64_t kFarFloats = 1 << 20;
 
 class PoolRun {
  public:
@@ -27,6 +30,7 @@ class PoolRun {
         store_(path.store(static_cast<int>(call.vector))),
         pool_(path.pool(static_cast<int>(call.vector), call.average != 0)) {
     const int64_t v = call.vector;
+    far_ = call.blocked_in && call.input_size > kFarFloats && call.kernel[0] >= call.stride[0];
     if (call.in_width > INT32_MAX / (4 * v)) throw Invalid("a row of the image is too large");
     const int64_t row = call.in_width * v, row_floats = call.stride[0] * row + call.out_width * v;
     rows_ = std::clamp<int64_t>(kTaskFloats / row_floats, 1, call.out_height);
@@ -125,7 +129,7 @@ class PoolRun {
       const int64_t begin = std::max<int64_t>(top, 0);
       row.rows = std::min(bottom, call_.in_height) - begin;
       row.counted_rows = row.count_padding ? std::min(bottom, call_.in_height + call_.padding[2]) - top : row.rows;
-      row.new_rows = i + 1 < task.last ? std::min(call_.stride[0], call_.in_height - begin - row.rows) : 0;
+      row.new_rows = far_ && i + 1 < task.last ? std::min(call_.stride[0], call_.in_height - begin - row.rows) : 0;
       row.input = input + (begin - task.in_first) * row.in_row;
       row.output = output;
       pool_(row);
@@ -151,6 +155,7 @@ class PoolRun {
   std::vector<int32_t> column_at_;
   int64_t rows_, per_plane_, blocks_, tasks_, in_floats_ = 0, out_floats_ = 0;
   float* scratch_ = nullptr;
+  bool far_;
   std::atomic<int64_t> next_{0};
 };
 

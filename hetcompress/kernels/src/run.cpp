@@ -87,7 +87,7 @@ class Run {
     for (int64_t column = 0; column < width_read_; ++column) {
       const int64_t place = column + call_.padding[1];
       const int32_t slot = column_slots[static_cast<size_t>(place % step)];
-      const int64_t of_slot = slot * (strips_.slot / strips_.pixels);
+      const int64_t of_slot = slot * (strips_.slot_step / strips_.pixels);
       const int64_t at = slot < 0 ? (strips_.columns - 1) * vector_ : of_slot + place / step * vector_;
       column_at_.push_back(static_cast<int32_t>(at));
     }
@@ -139,12 +139,12 @@ class Run {
 
   void fill(const Strip& strip, float* scratch, float* narrow) const {
     const int64_t pixels = call_.in_height * call_.in_width;
-    Fill fill;
+    Fill fill = {};
     fill.rows = strip.image_rows + strips_.row_axis.reach;
     fill.columns = strips_.columns;
     fill.together = strips_.together;
     fill.size = strips_.channel_block / strips_.pixels;
-    fill.slot = strips_.slot / strips_.pixels;
+    fill.slot = strips_.slot_step / strips_.pixels;
     fill.row_step = call_.stride[0];
     fill.first_place = strip.first_row * call_.stride[0] - call_.padding[0];
     fill.row_slots = row_slots_.data();

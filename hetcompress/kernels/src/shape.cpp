@@ -60,7 +60,7 @@ Strips::Strips(const hetc_conv2d& call, int64_t pixels_at_place)
   rows = direct ? call.in_height : out_rows + row_axis.reach;
   plane = elements({rows, columns, lanes});
   channel_block = elements({plane, planes});
-  slot = together ? call.in_channels * pixels : plane;
+  slot_step = together ? call.in_channels * pixels : plane;
   image = elements({channel_block, channel_blocks});
   if (image > INT32_MAX / 4) throw Invalid("a row of the image is too large");
   // no more images in a strip than leave every thread one
@@ -78,7 +78,7 @@ std::vector<int32_t> Strips::offsets(const hetc_conv2d& call) const {
     const int64_t row = tap / call.kernel[1], column = tap % call.kernel[1];
     const int64_t phase = row_axis.slot[row] * static_cast<int64_t>(column_axis.phases.size()) + column_axis.slot[column];
     of_tap[tap] = static_cast<int32_t>(
-        4 * (phase * slot + (row_axis.shift[row] * columns + column_axis.shift[column]) * lanes));
+        4 * (phase * slot_step + (row_axis.shift[row] * columns + column_axis.shift[column]) * lanes));
   }
   for (int64_t channel = 0; channel < call.in_channels; ++channel) {
     of_channel[channel] = static_cast<int32_t>(4 * (channel / v * channel_block + channel % v * pixels));

@@ -57,7 +57,7 @@ struct Strips {
   int64_t channel_blocks;
   bool together;        // all phases at each place, one channel behind the other: so few fit
   int64_t planes;       // of a channel block in the scratch: phases, or 1 where those are together
-  int64_t slot;         // elements from a phase of the columns to the next
+  int64_t slot_step;    // elements from a phase of the columns to the next
   int64_t out_rows;     // output rows of an image in a strip, at most
   int64_t per_image;    // strips in an image; 1 where a strip holds whole images
   int64_t images;       // images in a strip, at most
