@@ -34,7 +34,7 @@ from hetcompress.pipeline._common import open_run_data
 from hetcompress.recalibration import recalibrate_
 from hetcompress.recipes import load_recipe
 from hetcompress.surgery import named_modules_of
-from hetcompress.training import Trainer, TrainSettings
+from hetcompress.training import Hook, Trainer, TrainSettings
 
 SPARSE_SHARE, REGULARISATION = 0.5, 5e-4
 """Of the authors' script for CIFAR-10."""
@@ -85,11 +85,14 @@ def pruner_of(
     )  # fmt: skip
 
 
-class Sparsify:
+class Sparsify(Hook):
     """The pruner's regulariser as a hook of our trainer."""
 
     def __init__(self, pruner: Any, model: nn.Module) -> None:
         self.pruner, self.model = pruner, model
+
+    def before_forward(self, progress: float) -> None:
+        """Change nothing: the weights are trained as they are."""
 
     def loss(self, progress: float, task_loss: torch.Tensor) -> None:
         """Add nothing: the regulariser writes gradients."""
