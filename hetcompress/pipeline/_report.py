@@ -23,7 +23,7 @@ from hetcompress.lowering import fold_batch_norms
 from hetcompress.machine import Machine, machine
 from hetcompress.nn import HetConv2d
 from hetcompress.pipeline._common import check_seconds, not_faster
-from hetcompress.pipeline._time import as_aimed
+from hetcompress.pipeline._time import as_aimed, not_met_now
 from hetcompress.planning import DEFAULT, Plan, PlanSettings
 from hetcompress.planning import plan as make_plan
 from hetcompress.surgery import named_modules_of
@@ -86,6 +86,7 @@ class Report:
         max_difference: Between pruned and lowered model.
         uncounted: Operators that fvcore could not count, and how often they occur.
         layers: Every convolution and linear layer.
+        not_met: In words, where a target of time that was reached is not met now.
     """
 
     architecture: str
@@ -105,6 +106,7 @@ class Report:
     max_difference: float
     uncounted: dict[str, int]
     layers: tuple[LayerReport, ...]
+    not_met: tuple[str, ...] = ()
 
     @property
     def mac_ratio_effective(self) -> float:
@@ -123,7 +125,7 @@ class Report:
         larger = (
             [f"not smaller than the dense model in ONNX: {after:,} and {before:,} bytes"] if after >= before else []
         )
-        return larger + not_faster(self.latency)
+        return [*larger, *not_faster(self.latency), *self.not_met]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, ratios and verdicts among them."""
@@ -265,6 +267,7 @@ def report(
         max_difference=lowered.max_difference,
         uncounted=executed.uncounted,
         layers=layers,
+        not_met=not_met_now(folder, latency),
     )
     write_text(folder.path / "report" / "report.json", json.dumps({"schema": 1, **result.to_json()}, indent=2) + "\n")
     write_text(folder.path / "report" / "layers.csv", result.to_csv())

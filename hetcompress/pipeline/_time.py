@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hetcompress.artifacts import RunFolder
 from hetcompress.budgets import Budget
+from hetcompress.comparisons import SAME, Comparison
 from hetcompress.errors import InputError, NothingToDoError, UsageError
 from hetcompress.graphs import evaluating
 from hetcompress.kernels import available
@@ -20,7 +22,10 @@ from hetcompress.pruning import prune, worths
 from hetcompress.surgery import named_modules_of
 from hetcompress.wiring import Wiring
 
-__all__ = ["aimed", "aimed_at", "as_aimed", "measured_budget", "pruned_to_time", "timed"]
+__all__ = ["aimed", "aimed_at", "as_aimed", "measured_budget", "not_met_now", "pruned_to_time", "timed"]
+
+RUNS_IN = {"ort-cpu": "onnxruntime", "torch-cpu": "torch"}
+"""What `report` compares times in, by the runtime of a target."""
 
 BEFORE, AFTER = "aim", "aim after stage 1"
 """Under which budgets stand in run.json: prices in milliseconds by layer, and what does not depend on shapes."""
@@ -67,11 +72,30 @@ def aimed_at(run: Path) -> PlanSettings | None:
     return _reached(RunFolder.open(run))
 
 
-def _reached(folder: RunFolder) -> PlanSettings | None:
+def not_met_now(folder: RunFolder, latency: Sequence[Comparison]) -> tuple[str, ...]:
+    """Return in words where the same is measured as the run's target of time was, and falls short of it."""
+    reached, time = _reached(folder), _recorded(folder)
+    if reached is None or time is None:
+        return ()
+    place = (RUNS_IN.get(reached.target), reached.batch, reached.threads)
+    return tuple(
+        f"the time ratio {time['asked']:g} that was asked for is {item.ratio:.3g} now; {time['measured']:.3g} was "
+        f"measured before ({place[0]}, batch {reached.batch}, threads {reached.threads})"
+        for item in latency
+        if (item.compact.runtime, item.compact.batch, item.compact.threads) == place
+        and item.ratio_high * (1 + SAME) < time["asked"]
+    )
+
+
+def _recorded(folder: RunFolder) -> dict[str, Any] | None:
     stage = folder.stage("finetune") or {}
     if not stage or stage.get("stage") == "fine":  # the shapes are those of the pruning
         stage = folder.stage("prune") or {}
-    time = stage.get("time_ratio")
+    return stage.get("time_ratio")
+
+
+def _reached(folder: RunFolder) -> PlanSettings | None:
+    time = _recorded(folder)
     try:
         return None if time is None else PlanSettings.from_json(time["settings"])
     except (KeyError, TypeError, UsageError) as error:

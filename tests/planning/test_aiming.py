@@ -251,6 +251,15 @@ def test_what_follows_measures_where_a_target_of_time_was_reached(hc, digits, we
         return (report["plan"]["batch"], report["plan"]["threads"]), sorted(set(found))
 
     assert latencies() == ((4, 2), [(1, 2), (4, 2), (16, 2)])
+    manifest = tmp_path / "hetrun" / "run.json"
+    run = json.loads(manifest.read_text())
+    run["stages"]["prune"]["time_ratio"]["asked"] = 400.0
+    manifest.write_text(json.dumps(run))
+    code, _, err = hc("report", "--seconds", 0.01)
+    assert code == 0
+    assert err.count("NOTE: the time ratio 400 that was asked for is ") == 1, "at its own batch size alone"
+    assert "now; 1.2" in err
+    assert "(onnxruntime, batch 4, threads 2)" in err
     assert latencies("--batch", 2, "--threads", 1) == ((2, 1), [(2, 1)])
     assert hc("export", "--onnx", "--seconds", 0.01)[0] == 0
     exported = json.loads((tmp_path / "hetrun" / "run.json").read_text())["stages"]["export"]
