@@ -102,11 +102,9 @@ class _Run:
         self.steps_per_epoch = data.train_size // train.batch_size
         if self.steps_per_epoch == 0:
             raise UsageError(
-                "--batch-size",
-                expected=f"at most the {data.train_size} training images",
-                found=str(train.batch_size),
-                fix="pass a smaller one",
-            )
+                "--batch-size", expected=f"at most the {data.train_size} training images",
+                found=str(train.batch_size), fix="pass a smaller one",
+            )  # fmt: skip
         self.total = max(1, round(self.steps_per_epoch * train.epochs))
         self.total = min(self.total, train.max_steps or self.total)
         self.learnable = any(layer.family.learnable for layer in named_modules_of(model, LearnableHetConv2d).values())

@@ -27,6 +27,7 @@ __all__ = [
     "KernelsOrNot",
     "LatencyRatio",
     "OneBatch",
+    "Place",
     "Plan",
     "Run",
     "Target",
@@ -36,6 +37,7 @@ __all__ = [
     "ThreadsAsAimed",
     "group_size",
     "key_values",
+    "place_of",
     "plan_settings",
 ]
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hetcompress.artifacts import RunFolder
 from hetcompress.budgets import Budget
-from hetcompress.comparisons import SAME, Comparison
+from hetcompress.comparisons import Comparison
 from hetcompress.errors import InputError, NothingToDoError, UsageError
 from hetcompress.graphs import evaluating
 from hetcompress.kernels import available
@@ -53,7 +52,7 @@ def as_aimed(folder: RunFolder, plan: PlanSettings) -> PlanSettings:
     reached = _reached(folder)
     if reached is None or plan.kernels is not None or plan.plan == "macs":
         return plan
-    kernels = bool(reached.kernels)
+    kernels = bool(reached[1].kernels)
     return plan if kernels and not available()[0] else dataclasses.replace(plan, kernels=kernels)
 
 
@@ -69,38 +68,36 @@ def aimed_at(run: Path) -> PlanSettings | None:
     Raises:
         InputError: There is no run, or it is broken.
     """
-    return _reached(RunFolder.open(run))
+    reached = _reached(RunFolder.open(run))
+    return None if reached is None else reached[1]
 
 
 def not_met_now(folder: RunFolder, latency: Sequence[Comparison]) -> tuple[str, ...]:
     """Return in words where the same is measured as the run's target of time was, and falls short of it."""
-    reached, time = _reached(folder), _recorded(folder)
-    if reached is None or time is None:
+    reached = _reached(folder)
+    if reached is None:
         return ()
-    place = (RUNS_IN.get(reached.target), reached.batch, reached.threads)
+    time, plan = reached
+    place = (RUNS_IN.get(plan.target), plan.batch, plan.threads)
+    here = [item for item in latency if (item.compact.runtime, item.compact.batch, item.compact.threads) == place]
     return tuple(
-        f"the time ratio {time['asked']:g} that was asked for is {item.ratio:.3g} now; {time['measured']:.3g} was "
-        f"measured before ({place[0]}, batch {reached.batch}, threads {reached.threads})"
-        for item in latency
-        if (item.compact.runtime, item.compact.batch, item.compact.threads) == place
-        and item.ratio_high * (1 + SAME) < time["asked"]
+        f"the time ratio {time.asked:g} that was asked for is {item.ratio:.3g} now; {time.measured:.3g} was measured "
+        f"before ({place[0]}, batch {plan.batch}, threads {plan.threads})"
+        for item in here
+        if dataclasses.replace(time, measured=item.ratio, low=item.ratio_low, high=item.ratio_high).missed
     )
 
 
-def _recorded(folder: RunFolder) -> dict[str, Any] | None:
+def _reached(folder: RunFolder) -> tuple[TimeRatio, PlanSettings] | None:
     stage = folder.stage("finetune") or {}
     if not stage or stage.get("stage") == "fine":  # the shapes are those of the pruning
         stage = folder.stage("prune") or {}
-    return stage.get("time_ratio")
-
-
-def _reached(folder: RunFolder) -> PlanSettings | None:
-    time = _recorded(folder)
+    recorded = stage.get("time_ratio")
     try:
-        return None if time is None else PlanSettings.from_json(time["settings"])
-    except (KeyError, TypeError, UsageError) as error:
+        return None if recorded is None else (TimeRatio(**recorded), PlanSettings.from_json(recorded["settings"]))
+    except (TypeError, UsageError) as error:
         raise InputError(
-            f"run folder {folder.path}", expected="a target of time with its runtime", found=repr(error),
+            f"run folder {folder.path}", expected="a target of time with its runtime", found=str(error),
             fix="prune or finetune again",
         ) from None  # fmt: skip
 

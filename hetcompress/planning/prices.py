@@ -70,7 +70,7 @@ def price_of(layer: LearnableHetConv2d, input_shape: tuple[int, ...], rules: Seq
     # in one session, so that a slow minute of the machine slows all of them
     times = chooser.times(forms, input_shape, hopeless=math.inf)
     points, odd = _least(times, names)
-    if odd:
+    if odd and kernel:  # stock forms of fewer weights may really be slower, and would be measured again each time
         points, _ = _least(chooser.times(forms, input_shape, hopeless=math.inf, anew=True), names)
     if not kernel:
         points = {kept: min(time, times["dense"]) for kept, time in points.items()}

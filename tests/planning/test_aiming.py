@@ -57,9 +57,11 @@ def test_prices_are_the_slope_of_measured_time_over_all_calls(weighing):  # noqa
     assert prices == pytest.approx({"middle": 2, "last": 1}, rel=0.1)
 
 
-@pytest.mark.parametrize("busy_for", [2, 100])  # each measurement looks twice
-def test_a_busy_moment_of_the_machine_is_no_price(weighing, monkeypatch, tmp_path, busy_for):  # noqa: F811
-    expected, looks = layer_prices(nets()[1], EXAMPLE, SETTINGS), {}
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize(("kernels", "busy_for"), [(True, 2), (True, 100), (False, 100)])  # a measurement looks twice
+def test_a_busy_moment_of_the_machine_is_no_price(weighing, monkeypatch, tmp_path, kernels, busy_for):  # noqa: F811
+    net, settings = nets("free" if kernels else "centre")[1], PlanSettings(plan="fast", kernels=kernels)
+    expected, looks = layer_prices(net, EXAMPLE, settings), {}
 
     def busy(runners, **_):
         times = {name: run() for name, run in runners.items()}
@@ -69,10 +71,10 @@ def test_a_busy_moment_of_the_machine_is_no_price(weighing, monkeypatch, tmp_pat
 
     monkeypatch.setenv("HETCOMPRESS_CACHE", str(tmp_path / "another"))
     monkeypatch.setattr(measured, "_medians", busy)
-    prices = layer_prices(nets()[1], EXAMPLE, SETTINGS)
+    prices = layer_prices(net, EXAMPLE, settings)
     if busy_for == 2:
         assert prices == expected, "measured once more"
-        assert layer_prices(nets()[1], EXAMPLE, SETTINGS) == expected, "and what is remembered is that"
+        assert layer_prices(net, EXAMPLE, settings) == expected, "and what is remembered is that"
     assert all(0.3 * expected[name] < price < 2 * expected[name] for name, price in prices.items())
 
 
@@ -284,7 +286,8 @@ def test_a_target_of_time_that_was_reached_on_another_machine(hc, digits, weighi
     code, _, err = hc("report", "--no-latency", "--target", "ort-cpu")
     assert (code, "elsewhere" in err) == (0, False)
     assert hc("export", "--onnx", "--seconds", 0)[0] == 0
-    for damaged in ({}, {"settings": {"target": "abacus"}}, {"settings": None}):
+    whole = run["stages"]["prune"]["time_ratio"]
+    for damaged in ({}, whole | {"settings": {"target": "abacus"}}, whole | {"settings": None}):
         run["stages"]["prune"]["time_ratio"] = damaged
         manifest.write_text(json.dumps(run))
         code, _, err = hc("report", "--no-latency")
