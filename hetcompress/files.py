@@ -7,7 +7,7 @@ import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from hetcompress.errors import HetCompressError, UsageError
@@ -16,6 +16,7 @@ __all__ = [
     "cannot_write",
     "check_writable",
     "is_temporary",
+    "replaced_together",
     "sha256_of",
     "write_atomically",
     "write_bytes",
@@ -47,7 +48,7 @@ def check_writable(path: Path) -> None:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         folder = next(parent for parent in path.absolute().parents if parent.exists())
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=_prefix(path), suffix=path.suffix):
             pass
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -64,30 +65,65 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         UsageError: A file or a folder is in the way.
         HetCompressError: The disk is full, or the folder cannot be written.
     """
-    temporary = None
+    temporary = _temporary(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # the suffix stays the same, since some writers choose their format by it
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path), suffix=path.suffix)
-        os.close(handle)
-        temporary = Path(name)
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        _rename(temporary, path)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        if temporary is not None:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replaced_together(paths: Iterable[Path]) -> Iterator[dict[Path, Path]]:
+    """Give a temporary file beside each path; all take their names when the block ends, and none if it raises.
+
+    Raises:
+        UsageError: A file or a folder is in the way.
+        HetCompressError: The folder cannot be written.
+    """
+    drafts: dict[Path, Path] = {}
+    try:
+        for path in paths:
+            drafts[path] = _temporary(path)
+        yield drafts
+        for path, draft in drafts.items():
+            _rename(draft, path)
+    finally:
+        for draft in drafts.values():
             with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+                draft.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    """Make an empty file beside `path`, in a folder that is made where there is none."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # the suffix stays the same, since some writers choose their format by it
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path), suffix=path.suffix)
+        os.close(handle)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return Path(name)
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    try:
+        temporary.replace(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def _prefix(path: Path) -> str:
-    return f".{path.stem}-"
+    """Return how temporary files of a path begin; those of a temporary one as those of the one that it is for."""
+    return f".{path.stem.lstrip('.')}-"
 
 
 def is_temporary(path: Path, name: str) -> bool:

@@ -56,7 +56,8 @@ def test_a_full_disk(tmp_path):
 def test_a_name_that_is_taken(tmp_path):
     (tmp_path / "file").write_text("kept")
     (tmp_path / "folder").mkdir()
-    for path in (tmp_path / "file" / "model.onnx", tmp_path / "file" / "a" / "b", tmp_path / "folder"):
+    long = tmp_path / ("a" * 250 + ".onnx")  # with what tells temporary files apart it is too long
+    for path in (tmp_path / "file" / "model.onnx", tmp_path / "file" / "a" / "b", tmp_path / "folder", long):
         for write in (lambda path=path: write_text(path, "new"), lambda path=path: check_writable(path)):
             with pytest.raises(UsageError, match=r"cannot write .*Fix: name another path"):
                 write()

@@ -119,7 +119,8 @@ def convert(
     converted = sum(layer.converted for layer in result.layers)
     console.result(
         f"{result.architecture}: {converted} of {len(result.layers)} convolutions converted, with "
-        f"{result.convertible_macs / result.dense_macs:.1%} of {console.millions(result.dense_macs)} MACs"
+        f"{result.convertible_macs / result.dense_macs:.1%} of {console.millions(result.dense_macs)} MACs "
+        f"for an image of {' x '.join(map(str, result.input_size))}"
     )
     note = "" if result.exact else f"; {family} is a fixed pattern and changes the function until it is fine-tuned"
     console.say(f"largest difference to the source's outputs: {result.max_difference:g}{note}")

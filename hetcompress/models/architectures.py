@@ -178,8 +178,7 @@ def _timm_factory(name: str) -> Callable[..., nn.Module]:
             f"--arch timm:{name}", expected="timm", found="it is not installed", fix='pip install "hetcompress[timm]"'
         ) from None
     if not timm.is_model(name):
-        near = timm.list_models(f"{name[:6]}*")
-        raise UsageError(f"--arch timm:{name}", found="no such model", fix=suggestion(name, near or ["resnet26"]))
+        raise UsageError(f"--arch timm:{name}", found="no such model", fix=suggestion(name, timm.list_models()))
 
     def build(**arguments: Any) -> nn.Module:
         model: nn.Module = timm.create_model(name, pretrained=False, **arguments)

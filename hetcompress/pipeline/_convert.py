@@ -41,6 +41,7 @@ class Converted:
     Attributes:
         run: The run folder; None for a dry run.
         architecture: The spec that was given or found.
+        input_size: Channels, height and width of the images that it is made for from here on.
         layers: Every convolution and what happens to it.
         dense_macs: MACs of the model on one image.
         convertible_macs: MACs of the layers that are converted.
@@ -53,6 +54,7 @@ class Converted:
 
     run: Path | None
     architecture: str
+    input_size: tuple[int, int, int]
     layers: tuple[LayerPlan, ...]
     dense_macs: int
     convertible_macs: int
@@ -82,18 +84,22 @@ def _input_spec(
             "--input-size", expected="the image size of this model", found=f"none known for {loaded.architecture.spec}",
             fix="pass --input-size CHANNELS HEIGHT WIDTH, and --mean and --std if they are not ImageNet's",
         )  # fmt: skip
-    size = size or known.size  # type: ignore[union-attr]
-    mean = tuple(mean) if mean else (known.mean if known else IMAGENET_MEAN)
-    std = tuple(std) if std else (known.std if known else IMAGENET_STD)
-    for option, values in (("--mean", mean), ("--std", std)):
-        if len(values) != size[0]:
+    spec = InputSpec(
+        size or known.size,  # type: ignore[union-attr]
+        tuple(mean) if mean else (known.mean if known else IMAGENET_MEAN),
+        tuple(std) if std else (known.std if known else IMAGENET_STD),
+    )
+    for option, values, by_hand in (("--mean", spec.mean, mean), ("--std", spec.std, std)):
+        if len(values) != spec.size[0]:
             raise UsageError(
-                option,
-                expected=f"{size[0]} numbers, one for each channel",
-                found=str(len(values)),
-                fix=f"for example {option} {','.join(['0.5'] * size[0])}",
+                option if by_hand else "--input-size",
+                expected=f"{spec.size[0]} numbers, one for each channel" if by_hand else f"{len(values)} channels",
+                found=str(len(values) if by_hand else spec.size[0]),
+                fix=f"for example {option} {','.join(['0.5'] * spec.size[0])}"
+                if by_hand
+                else "give CHANNELS HEIGHT WIDTH, and --mean and --std for other channels than these",
             )
-    return InputSpec(size, mean, std)
+    return spec
 
 
 @torch.no_grad()
@@ -239,6 +245,7 @@ def convert(
     return Converted(
         None if dry_run else run,
         loaded.architecture.spec,
+        spec.size,
         conversion.layers,
         sum(layer.dense for layer in macs.values()),
         sum(macs[name].dense for name in chosen),

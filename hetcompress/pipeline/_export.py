@@ -17,7 +17,7 @@ from hetcompress.comparisons import Comparison
 from hetcompress.data import DataSource
 from hetcompress.errors import UsageError, VerificationError
 from hetcompress.evaluation import EVALUATION_BATCH, Accuracy, evaluate
-from hetcompress.files import check_writable, write_text
+from hetcompress.files import check_writable, replaced_together, write_text
 from hetcompress.graphs import onnx_bytes
 from hetcompress.latency import compare_latency
 from hetcompress.lowering import fold_batch_norms
@@ -98,6 +98,8 @@ def export(
 ) -> ExportReport:
     """Lower the pruned model, write it, open what was written, and compare it with the dense model.
 
+    Files take their names together at the end; where anything fails, those of an earlier export stay.
+
     Args:
         targets: Registered export targets.
         run: The run folder, pruned.
@@ -126,8 +128,8 @@ def export(
     source, truth = _to_verify(folder, images, example)
     release()
     latency, quantised = [], None
-    with tempfile.TemporaryDirectory(prefix="hetcompress-") as temporary:
-        plain = {name: path for name, path in paths.items() if name != INT8}
+    with tempfile.TemporaryDirectory(prefix="hetcompress-") as temporary, replaced_together(paths.values()) as drafts:
+        plain = {name: drafts[path] for name, path in paths.items() if name != INT8}
         references = {name: Path(temporary) / f"dense{path.suffix}" for name, path in plain.items()}
         # one model after the other, so that no two are in memory
         dense_bytes = {file.target: file.bytes for file in _write(_dense(folder), example, references)}
@@ -136,18 +138,16 @@ def export(
         release()
         pair = _Pair(folder, planned.lowered.model, example)
         files = _write(pair.compact, example, plain, truth)
-        # before anything else can fail: the files in the run folder are in these forms from now on
-        write_text(folder.plan, json.dumps({"schema": 1, **planned.to_json()}, indent=2) + "\n")
         accuracies = {} if source is None else _accuracies(pair, plain.get("onnx"), source)
         if int8 is not None and source is not None and images is not None:
-            fp32 = _to_quantise(pair, paths["onnx"], Path(temporary), planned)
+            fp32 = _to_quantise(pair, plain["onnx"], Path(temporary), planned)
             quantised = quantise(
-                folder, fp32, paths[INT8], pair.compact, fp32=accuracies["after export"], tests=source, data=images,
-                settings=int8, own_kernels=bool(planned.settings.kernels),
+                folder, fp32, drafts[paths[INT8]], pair.compact, fp32=accuracies["after export"], tests=source,
+                data=images, settings=int8, own_kernels=bool(planned.settings.kernels),
             )  # fmt: skip
             files.append(quantised.file)
             dense_bytes[INT8], accuracies["in int8"] = dense_bytes["onnx"], quantised.accuracy
-        summary, difference = planned.summary(), planned.lowered.max_difference
+        summary, difference, forms = planned.summary(), planned.lowered.max_difference, planned.to_json()
         if seconds > 0:
             both = (references.get("onnx") or _dense(folder), plain.get("onnx") or pair.compact)
             del pair, planned  # files need no model beside them
@@ -157,8 +157,15 @@ def export(
                 runtimes=("torch",) if "onnx" not in plain else ("onnxruntime",), seconds=seconds,
             )  # fmt: skip
             if quantised is not None:
-                quantised = timed(quantised, references["onnx"], paths["onnx"], batches, threads, seconds)
-    complaints = _complaints(files, dense_bytes, latency)
+                quantised = timed(quantised, references["onnx"], plain["onnx"], batches, threads, seconds)
+        files = [dataclasses.replace(file, path=paths[file.target]) for file in files]
+        complaints = _complaints(files, dense_bytes, latency)
+        if quantised is not None:
+            quantised = dataclasses.replace(quantised, file=files[-1])
+            complaints += complaints_of(quantised)
+        if strict:
+            _refuse(complaints)
+    write_text(folder.plan, json.dumps({"schema": 1, **forms}, indent=2) + "\n")
     result = ExportReport(
         files=tuple(files),
         dense_bytes=dense_bytes,
@@ -169,13 +176,11 @@ def export(
         test_note=source.test_note if source is not None else "",
         latency=tuple(latency),
         machine=machine(),
-        complaints=tuple(complaints if quantised is None else complaints + complaints_of(quantised)),
+        complaints=tuple(complaints),
         int8=quantised,
         untrained=UNTRAINED if accuracies and folder.stage("finetune") is None else "",
     )
     folder.record("export", result.to_json())
-    if strict:
-        _refuse(result.complaints)
     return result
 
 

@@ -81,7 +81,7 @@ def export_model(
         details.update(target.write(model, example_input, temporary))
         release()
         candidate = target.open(temporary, model)
-        agreements.append(verify(candidate, truth, where=f"export {path}", tolerance=tolerance))
+        agreements.append(verify(candidate, truth, where=f"export --{target_name}", tolerance=tolerance))
 
     with evaluating(model):
         write_atomically(path, write)

@@ -24,6 +24,7 @@ def test_the_four_commands(hc, digits, tmp_path):
     assert code == 0
     assert "conv1  Conv2d 3x3  stays dense: first convolution" in out
     assert "3 of 4 convolutions converted" in out
+    assert " MACs for an image of 1 x 8 x 8\n" in out
     assert "ratio" not in out, "what stays dense bounds none: filters that nothing reads go there too"
     assert "largest difference to the source's outputs: 0\n" in out
     code, out, err = hc(*SMOKE, "--mac-ratio", 2)
@@ -94,7 +95,7 @@ def test_what_may_help_where_nothing_is_faster(hc, digits, library):
         assert "to try" not in hc(*command, "--seconds", 0.02, "--batch", 1)[1], "nothing is left out"
 
 
-def test_strict_export_fails_but_says_why(hc, digits):
+def test_strict_export_fails_but_says_why(hc, digits, tmp_path):
     hc("convert", "model.pt", *digits)
     hc("prune", "--density", 1.0)
     code, _, err = hc("export", "--onnx", "--seconds", 0, "--strict")
@@ -102,6 +103,19 @@ def test_strict_export_fails_but_says_why(hc, digits):
     code, _, err = hc("export", "--onnx", "--seconds", 0.05, "--batch", 1, "--strict")
     assert code == 5
     assert "export --strict: expected smaller and faster, found model.onnx is not smaller" in err
+    assert not any((tmp_path / "hetrun" / "export").iterdir())
+    assert not (tmp_path / "hetrun" / "plan.json").exists()
+
+
+def test_a_failed_export_leaves_what_an_earlier_one_wrote(hc, digits, tmp_path):
+    hc("convert", "model.pt", *digits)
+    hc("prune", "--density", 1.0)
+    run = tmp_path / "hetrun"
+    assert hc("export", "--onnx", "--seconds", 0, "--plan", "macs")[0] == 0
+    kept = {path: path.read_bytes() for path in (run / "export" / "model.onnx", run / "plan.json", run / "run.json")}
+    assert hc("export", "--onnx", "--pt2", "--seconds", 0.05, "--batch", 1, "--strict", "--plan", "fast")[0] == 5
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert [path.name for path in (run / "export").iterdir()] == ["model.onnx"]
 
 
 def test_prune_then_train_the_rest(hc, digits):
@@ -215,6 +229,11 @@ CASES = {
     "pattern": (("convert", "model.pt", "--exclude", "konv2"), 2, "did you mean 'conv2'?"),
     "nothing left": (("convert", "model.pt", "--exclude", "*"), 4, "no convolution was converted"),
     "input size": (("convert", "model.pt", "--input-size", 1, 2, 0), 2, "--input-size: expected positive numbers"),
+    "input channels": (
+        ("convert", "model.pt", "--arch", "hetcompress:digits_net", "--arch-arg", "width=16", "--input-size", 3, 8, 8),
+        2,
+        "--input-size: expected 1 channels, found 3",
+    ),
     "mean": (("convert", "model.pt", "--mean", "a,b"), 2, "--mean: expected numbers separated by commas"),
     "finetune first": (("finetune", "--data", "digits"), 3, "run `hetcompress convert CHECKPOINT` first"),
     "report first": (("report",), 3, "run `hetcompress convert CHECKPOINT` first"),
@@ -470,5 +489,5 @@ def test_files_are_held_against_the_pruned_model_itself(hc, digits, tmp_path, mo
     monkeypatch.setattr(Truth, "of", shifted)
     code, _, err = hc("export", "--safetensors", "--seconds", 0, "--plan", "macs")
     assert code == 5
-    assert "model.safetensors: expected outputs within 0.0001 of the model's" in err
+    assert "export --safetensors: expected outputs within 0.0001 of the model's" in err
     assert not (tmp_path / "hetrun" / "export" / "model.safetensors").exists()

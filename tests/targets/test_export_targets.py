@@ -217,7 +217,7 @@ def test_a_file_is_held_against_the_model_that_it_stands_for(tmp_path: Path) -> 
     model, other = build(Residual), build(Residual)
     nn.init.constant_(other.head.bias, 10.0)
     path = tmp_path / "model.safetensors"
-    with pytest.raises(VerificationError, match=r"model.safetensors: expected outputs within 0.0001"):
+    with pytest.raises(VerificationError, match=r"export --safetensors: expected outputs within 0.0001"):
         export_model("safetensors", model, images(1), path, truth=Truth.of(other, images(1)))
     assert not path.exists()
 
