@@ -15,7 +15,7 @@ COLUMNS = ((1, 1), (1, 16), (2, 1), (2, 16))
 """Threads and batch."""
 HEAD = (
     "net", "model", "MAC ratio", "1 thread, batch 1", "1 thread, batch 16", "2 threads, batch 1", "2 threads, batch 16",
-    "int8: 1 thread, batch 1", "int8: 1 thread, batch 16",
+    "int8: 1 thread, batch 1", "int8: 1 thread, batch 16", "int8: 2 threads, batch 1", "int8: 2 threads, batch 16",
 )  # fmt: skip
 FAMILIES = ("dense", "channels", "whole", "Torch-Pruning", "HetConv")
 
@@ -56,7 +56,7 @@ def _dense_line(net: str, rows: Sequence[Row]) -> str:
         times = [row["milliseconds"]["dense"] for row in rows if (row["threads"], row["batch"]) == place]
         middle = sorted(times)[len(times) // 2] if times else 0
         cells.append(f"{middle:.{max(0, 2 - math.floor(math.log10(middle)))}f} ms" if times else "")
-    for place in COLUMNS[:2]:
+    for place in COLUMNS:
         ratios = [row["dense_int8_ratio"] for row in rows if (row["threads"], row["batch"]) == place]
         cells.append(f"{sorted(ratios)[len(ratios) // 2]:.1f}" if ratios else "")
     return f"| {net} | dense | 1 | {' | '.join(cells)} |"
@@ -67,7 +67,7 @@ def _line(net: str, model: str, rows: Sequence[Row]) -> str:
     ratios = [row["mac_ratio"] for row in rows]
     macs = f"{min(ratios):.2f}" + (f" to {max(ratios):.2f}" if max(ratios) > 1.005 * min(ratios) else "")
     cells = [f"{at[place]['time_ratio']:.2f} ({at[place]['realised']:.2f})" if place in at else "" for place in COLUMNS]
-    cells += [f"{at[place]['int8_ratio']:.1f}" if place in at else "" for place in COLUMNS[:2]]
+    cells += [f"{at[place]['int8_ratio']:.1f}" if place in at else "" for place in COLUMNS]
     return f"| {net} | {model} | {macs} | {' | '.join(cells)} |"
 
 

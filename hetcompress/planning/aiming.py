@@ -66,12 +66,18 @@ class TimeRatio:
         """Whether the model is slower than asked, beyond noise."""
         return self.high * (1 + SAME) < self.asked
 
+    @property
+    def beyond(self) -> bool:
+        """Whether the model is faster than asked, beyond noise: more was taken away than had to be."""
+        return self.low > self.asked * (1 + CLOSE)
+
     def __str__(self) -> str:
+        verdict = "; MISSED" if self.missed else "; further than asked, shapes leap over it" if self.beyond else ""
         where = f"{self.settings['target']}, batch {self.settings['batch']}, threads {self.settings['threads']}"
         kernels = ", our kernel" if self.settings["kernels"] else ""
         return (
             f"time ratio asked {self.asked:g}, expected {self.expected:.3g}, measured {self.measured:.3g} "
-            f"({self.low:.3g} to {self.high:.3g}) on {where}{kernels}" + ("; MISSED" if self.missed else "")
+            f"({self.low:.3g} to {self.high:.3g}) on {where}{kernels}{verdict}"
         )
 
 
