@@ -77,6 +77,7 @@ __all__ = [
     "convert",
     "export",
     "finetune",
+    "lowered",
     "prune",
     "report",
 ]

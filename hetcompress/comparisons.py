@@ -83,6 +83,12 @@ class Comparison:
         """Whether the interval is narrow enough to rely on the ratio itself."""
         return self.ratio_high <= STEADY * self.ratio_low
 
+    @property
+    def disturbed(self) -> bool:
+        """Whether the medians' own ratio lies far from that of the rounds, as where others use the machine too."""
+        apart = self.dense.median_ms / self.compact.median_ms
+        return not self.ratio_low / STEADY <= apart <= self.ratio_high * STEADY
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values, the verdict among them."""
         return {**dataclasses.asdict(self), "verdict": self.verdict}

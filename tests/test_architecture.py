@@ -7,6 +7,8 @@ import sys
 import pytest
 from conftest import REPO
 
+import hetcompress
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -49,6 +51,10 @@ def test_doors_say_what_is_there(package):
     module = importlib.import_module(f"hetcompress{package}")
     assert all(getattr(module, name) is not None for name in module.__all__)
     assert len(set(module.__all__)) == len(module.__all__)
+
+
+def test_the_package_names_all_that_it_resolves():
+    assert {*hetcompress._HOMES, "__version__"} == {*hetcompress.__all__}
 
 
 @pytest.mark.parametrize("folder", ["shapes", "penalties", "lowering", "data", "targets", "models"])

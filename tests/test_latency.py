@@ -179,6 +179,12 @@ def test_a_verdict_must_be_beyond_noise(comparison: Comparison, verdict: str) ->
     assert comparison.verdict == verdict == comparison.to_json()["verdict"]
 
 
+def test_medians_that_contradict_the_rounds_are_known() -> None:
+    slow, fast = (Latency(ms, ms, ms, 1, 1, 1, "fake") for ms in (8.5, 2.7))
+    assert Comparison(slow, fast, 1.8, 1.75, 1.9).disturbed
+    assert not Comparison(slow, fast, 3.0, 2.9, 3.1).disturbed
+
+
 def test_models_are_compared_in_both_runtimes_at_each_batch_size(capfd: pytest.CaptureFixture[str]) -> None:
     dense, compact = net(48), net(2)
     before = torch.get_num_threads()

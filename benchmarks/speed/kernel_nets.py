@@ -7,9 +7,9 @@ same share of every layer of a random initialisation, whose magnitudes say nothi
 timed in turns, in one run, each against the dense net in the same runtime; "realised" is the time ratio over the
 executed MAC ratio.  A model that waits for its turn loses its weights from the caches, as in a program that does other
 things; `in_a_row` repeats each model's call eight times a turn, as in one that does nothing else.  Stock forms are the
-measured plan for the same shapes without our kernel (--stock says at which MAC ratios); channel pruning is
-Torch-Pruning at the same MACs (pip install torch-pruning; left out without it).  Rows are written as they are made; a
-second call goes on where the first stopped, on the same machine, and --minutes ends a call early.
+measured plan for the same shapes without our kernel, made for each row (--stock says at which MAC ratios); channel
+pruning is Torch-Pruning at the same MACs (pip install torch-pruning; left out without it).  Rows are written as they
+are made; a second call goes on where the first stopped, on the same machine, and --minutes ends a call early.
 """
 
 from __future__ import annotations
@@ -35,20 +35,29 @@ from hetcompress.cost import count_executed
 from hetcompress.graphs import onnx_bytes
 from hetcompress.latency import measure, prepare_onnx, prepare_torch, torch_threads
 from hetcompress.machine import machine
-from hetcompress.planning import FAST, plan
+from hetcompress.planning import PlanSettings, plan
 
 HERE = Path(__file__).parent
 CALLS = 8
+TARGETS = {"onnxruntime": "ort-cpu", "torch": "torch-cpu"}
 RATIOS = (2.0, 3.0, 5.0, 8.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Models:
-    """What a row compares: the dense net and others, all lowered, by name."""
+    """What a row compares: the dense net and others, all lowered, by name.
+
+    Attributes:
+        example: One image.
+        dense: What time ratios relate to.
+        others: By name.
+        pruned: What stock forms are planned of, for each setting; None without them.
+    """
 
     example: torch.Tensor
     dense: nn.Module
     others: dict[str, nn.Module]
+    pruned: nn.Module | None = None
 
 
 def models(name: str, ratio: float, checkpoint: str | None, *, stock: bool) -> Models:
@@ -57,11 +66,10 @@ def models(name: str, ratio: float, checkpoint: str | None, *, stock: bool) -> M
         subject = Subject(name, Path(temporary), Path(checkpoint) if checkpoint else None)
         dense, example = subject.dense, subject.example
         others = {"own kernel": subject.in_kernel(ratio)}
-        if stock:
-            others["stock forms"] = plan(dense, subject.learned("vector", ratio), example, FAST).lowered.model
         with contextlib.suppress(ImportError):
             others["channel pruning"] = subject.channel_pruned(ratio).eval()
-    return Models(example, dense, others)
+        pruned = subject.learned("vector", ratio) if stock else None
+    return Models(example, dense, others, pruned)
 
 
 def kept_models(folder: Path | None, name: str, ratio: float, checkpoint: str | None, *, stock: bool) -> Models:
@@ -71,7 +79,7 @@ def kept_models(folder: Path | None, name: str, ratio: float, checkpoint: str | 
         return Models(*torch.load(path, weights_only=False))
     made = models(name, ratio, checkpoint, stock=stock)
     if path:
-        torch.save((made.example, made.dense, made.others), path)
+        torch.save((made.example, made.dense, made.others, made.pruned), path)
     return made
 
 
@@ -90,8 +98,12 @@ def timed(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the name and the times of each model in one runtime."""
     size = tuple(compared.example.shape[1:])
+    others = dict(compared.others)
+    if compared.pruned is not None:
+        settings = PlanSettings("fast", TARGETS[runtime], batch, threads, kernels=False)
+        others["stock forms"] = plan(compared.dense, compared.pruned, compared.example, settings).lowered.model
     images = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0))
-    every = {"dense": compared.dense, **compared.others}
+    every = {"dense": compared.dense, **others}
     with torch_threads(threads):
         runners = {
             name: (
@@ -104,7 +116,7 @@ def timed(
         samples = measure(runners, seconds=seconds, min_rounds=5)
         rows = {"dense": {name: in_a_row(run) for name, run in runners.items()}} if batch == 1 else {}
         repeated = measure(rows["dense"], seconds=seconds, min_rounds=5) if rows else {}
-    for name, model in compared.others.items():
+    for name, model in others.items():
         mac_ratio = macs_of(compared.dense, compared.example) / count_executed(model, compared.example).macs
         ratio, low, high = ratio_of(samples["dense"], samples[name])
         found: dict[str, Any] = {

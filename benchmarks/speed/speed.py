@@ -85,7 +85,7 @@ def measured_with(found: dict[str, Any]) -> list[Any]:
 
 def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
     """Return what tells a row from the others."""
-    return row["net"], row["model"], row["threads"], row["batch"]
+    return row["net"], row["weights"], row["model"], row["threads"], row["batch"]
 
 
 def is_steady(row: dict[str, Any]) -> bool:
@@ -99,20 +99,25 @@ def fill(found: dict[str, Any], options: argparse.Namespace) -> None:
     end = time.monotonic() + 60 * options.minutes
     done = {key_of(row) for row in found["rows"] if is_steady(row)}
 
+    trained = {item.partition("=")[0] for item in options.checkpoint}
+
     def wanted(net: str, model: str) -> list[tuple[int, int]]:
         places = itertools.product(options.threads, options.batches)
-        return [place for place in places if (net, model, *place) not in done]
+        return [place for place in places if (net, _weights(net in trained), model, *place) not in done]
 
     for subject, name, model, places in compressed(options, wanted):
         for threads, batch in places:
             if time.monotonic() > end:
                 return
             row = measure(subject, name, model, batch=batch, threads=threads, seconds=options.seconds)
-            weights = "trained" if subject.trained else "random"
-            made = {"net": subject.name, "weights": weights, "model": name, **row}
+            made = {"net": subject.name, "weights": _weights(subject.trained), "model": name, **row}
             found["rows"] = [row for row in found["rows"] if key_of(row) != key_of(made)] + [made]
             options.out.write_text(json.dumps(found, indent=1) + "\n")
             print(subject.name, name, row["mac_ratio"], row["time_ratio"], row["interval"], flush=True)
+
+
+def _weights(trained: bool) -> str:  # noqa: FBT001  the one thing that it tells
+    return "trained" if trained else "random"
 
 
 def main() -> None:

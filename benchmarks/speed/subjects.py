@@ -41,16 +41,18 @@ class Net:
         streams: Shell patterns of layers whose filters Torch-Pruning must leave: it cannot follow their shortcuts.
         round_to: Numbers of filters that Torch-Pruning leaves are multiples of it; of a half or a quarter of it, where
             that comes nearer to a MAC ratio.
+        heavy: Whether most weights lie in layers of few MACs: a target of MACs alone leaves those, and they take time.
     """
 
     spec: str
     size: int
     streams: tuple[str, ...] = ()
     round_to: int = 16
+    heavy: bool = False
 
 
 NETS = {
-    "vgg16": Net("hetcompress:vgg16_bn", 32),
+    "vgg16": Net("hetcompress:vgg16_bn", 32, heavy=True),
     "resnet56": Net("hetcompress:resnet56", 32, ("conv1", "*.conv2"), 4),
     "resnet34": Net("torchvision:resnet34", 224),
     "resnet50": Net("torchvision:resnet50", 224),
@@ -94,15 +96,19 @@ class Subject:
         for ratio in ratios:
             for granularity in GRANULARITIES:
                 makers[f"{granularity} {ratio:g}x"] = functools.partial(self.learned, granularity, ratio)
+            if self.net.heavy and self.trained:
+                makers[f"channels, fewer weights {ratio:g}x"] = functools.partial(
+                    self.learned, "channels", ratio, density=1 / (2 * ratio)
+                )
             makers[f"Torch-Pruning {ratio:g}x"] = functools.partial(self.channel_pruned, ratio)
         return makers | {f"HetConv P{parts}": functools.partial(self.comb, parts) for parts in COMBS}
 
-    def learned(self, granularity: str, ratio: float) -> nn.Module:
+    def learned(self, granularity: str, ratio: float, density: float | None = None) -> nn.Module:
         """Return our net, shapes chosen by magnitude."""
-        run = self.folder / f"{granularity}-{ratio}"
+        run = self.folder / f"{granularity}-{ratio}-{density}"
         if not run.exists():
             pipeline.convert(self.checkpoint, run=run, arch=self.net.spec, granularity=granularity)
-            pipeline.prune(run, mac_ratio=ratio, evenly=not self.trained)
+            pipeline.prune(run, mac_ratio=ratio, density=density, evenly=not self.trained)
         return RunFolder.open(run).pruned_model().eval()
 
     def in_kernel(self, ratio: float) -> nn.Module:

@@ -17,7 +17,7 @@ HEAD = (
     "net", "model", "MAC ratio", "1 thread, batch 1", "1 thread, batch 16", "2 threads, batch 1", "2 threads, batch 16",
     "int8: 1 thread, batch 1", "int8: 1 thread, batch 16", "int8: 2 threads, batch 1", "int8: 2 threads, batch 16",
 )  # fmt: skip
-FAMILIES = ("dense", "channels", "whole", "Torch-Pruning", "HetConv")
+FAMILIES = ("dense", "channels", "channels, fewer weights", "whole", "Torch-Pruning", "HetConv")
 
 Row = dict[str, Any]
 
@@ -32,8 +32,8 @@ def table(found: dict[str, Any]) -> str:
     measured = ", ".join(f"{package} {version}" for package, version in versions.items())
     lines = [f"{machine['cpu']} ({', '.join(machine['flags'])}), {measured}.", ""]
     lines += [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
-    rows = sorted(found["rows"], key=lambda row: row["net"])
-    for net, of_net in itertools.groupby(rows, key=lambda row: row["net"]):
+    rows = sorted(found["rows"], key=_name)
+    for net, of_net in itertools.groupby(rows, key=_name):
         own = sorted(of_net, key=_order)
         lines.append(_dense_line(net, own))
         lines += [_line(net, model, list(same)) for model, same in itertools.groupby(own, key=lambda row: row["model"])]
@@ -69,6 +69,10 @@ def _line(net: str, model: str, rows: Sequence[Row]) -> str:
     cells = [f"{at[place]['time_ratio']:.2f} ({at[place]['realised']:.2f})" if place in at else "" for place in COLUMNS]
     cells += [f"{at[place]['int8_ratio']:.1f}" if place in at else "" for place in COLUMNS]
     return f"| {net} | {model} | {macs} | {' | '.join(cells)} |"
+
+
+def _name(row: Row) -> str:
+    return row["net"] + (", trained" if row["weights"] == "trained" else "")
 
 
 def _order(row: Row) -> tuple[int, float]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+from types import FrameType
 from typing import Annotated, Optional
 
 import typer
@@ -18,7 +20,7 @@ from hetcompress.cli.listing import list_all
 from hetcompress.cli.prune import prune
 from hetcompress.cli.recipes import RecipeCommand
 from hetcompress.cli.report import report
-from hetcompress.cli.verbosity import show_causes, with_verbosity
+from hetcompress.cli.verbosity import say_stopped, show_causes, with_verbosity
 from hetcompress.errors import HetCompressError
 from hetcompress.recipes import COMMANDS
 from hetcompress.version import __version__
@@ -68,9 +70,16 @@ for command, name, line in (
     made(with_verbosity(command))
 
 
+def _stop(signum: int, _frame: FrameType | None) -> None:
+    """End in a way that leaves no temporary files behind."""
+    with contextlib.suppress(RuntimeError):  # the signal may have come in the middle of other output
+        say_stopped(signum)
+    sys.exit(128 + signum)
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
-    signal.signal(signal.SIGTERM, lambda signum, _frame: sys.exit(128 + signum))  # leaves no temporary files behind
+    signal.signal(signal.SIGTERM, _stop)
     try:
         app()
     except HetCompressError as error:

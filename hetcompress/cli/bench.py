@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from hetcompress.cli.options import Arch, Json, Run, key_values
+from hetcompress.cli.options import Arch, Json, Run, key_values, within_cores
 
 if TYPE_CHECKING:
     from hetcompress.benchmarking import Timing
@@ -34,7 +34,9 @@ def bench(
     ] = None,
     threads: Annotated[
         Optional[list[int]],  # noqa: UP045
-        typer.Option("--threads", min=1, help="Threads inside an operator; may be repeated [1]."),
+        typer.Option(
+            "--threads", min=1, help="Threads inside an operator; may be repeated [1].", callback=within_cores
+        ),
     ] = None,
     seconds: Annotated[float, typer.Option(help="Time to spend on each model at each setting.")] = 1.0,
     runtime: Annotated[

@@ -149,7 +149,7 @@ def finetune(
     from hetcompress import pipeline
     from hetcompress.cli import console
     from hetcompress.cli.data import data_settings
-    from hetcompress.cli.pruned import say_which_decided
+    from hetcompress.cli.pruned import say_what_stays, say_which_decided
     from hetcompress.goals import ShapeSettings
     from hetcompress.training import TrainSettings
 
@@ -186,3 +186,4 @@ def finetune(
     )
     if result.time is not None:
         console.result(str(result.time))
+    say_what_stays(density, mac_ratio, result)

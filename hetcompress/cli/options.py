@@ -39,7 +39,27 @@ __all__ = [
     "key_values",
     "place_of",
     "plan_settings",
+    "within_cores",
 ]
+
+
+def within_cores(value: Any) -> Any:
+    """Refuse more threads than this process may have processors for: they would wait for each other without an end.
+
+    Args:
+        value: A number of threads, several, or none.
+
+    Raises:
+        UsageError: There are too many.
+    """
+    from hetcompress.machine import machine
+
+    cores = machine().cores
+    most = max([0, *value] if isinstance(value, (list, tuple)) else [value or 0])
+    if most > cores:
+        raise UsageError("--threads", expected=f"at most {cores}, the processors that are here", found=str(most))
+    return value
+
 
 # typer reads Optional[...] on every supported Python
 Run = Annotated[Path, typer.Option("--run", envvar="HETCOMPRESS_RUN", help="The run folder.", metavar="DIR")]
@@ -122,7 +142,13 @@ Batch = Annotated[
 ]
 ThreadsAsAimed = Annotated[
     Optional[int],  # noqa: UP045
-    typer.Option("--threads", min=1, metavar="N", help="Threads for latency [those of a target of time, else 1]."),
+    typer.Option(
+        "--threads",
+        min=1,
+        metavar="N",
+        help="Threads for latency [those of a target of time, else 1].",
+        callback=within_cores,
+    ),
 ]
 TargetAsAimed = Annotated[
     Optional[str],  # noqa: UP045
@@ -132,7 +158,7 @@ TargetAsAimed = Annotated[
         help="Where time is measured: ort-cpu, torch-cpu or torch-cuda [that of a target of time, else ort-cpu].",
     ),
 ]
-Threads = Annotated[int, typer.Option(min=1, metavar="N", help="Threads for latency.")]
+Threads = Annotated[int, typer.Option(min=1, metavar="N", help="Threads for latency.", callback=within_cores)]
 LatencyRatio = Annotated[
     Optional[float],  # noqa: UP045
     typer.Option(

@@ -52,7 +52,7 @@ def prune(
     """
     from hetcompress import pipeline
     from hetcompress.cli import console
-    from hetcompress.cli.pruned import say_which_decided
+    from hetcompress.cli.pruned import say_what_stays, say_which_decided
     from hetcompress.run_files import MADE
 
     made = [run / name / file for name, files in MADE.items() for file in files if (run / name / file).exists()]
@@ -68,9 +68,8 @@ def prune(
     console.result(f"density {result.density:.4f}, MAC ratio {result.mac_ratio:.3f} (effective)")
     if result.time is not None:
         console.result(str(result.time))
-    # weights that cost as many MACs as the others would give 1 / density
-    if density is not None and mac_ratio is None and not evenly and result.mac_ratio < density**-0.5:
-        console.say("most of what was pruned costs few MACs; --mac-ratio aims at these")
+    if not evenly:
+        say_what_stays(density, mac_ratio, result)
     if gone := sorted({f"{path.parent.name}/" for path in made if not path.exists()}):
         console.say(f"removed, since they were made of the earlier shapes: {', '.join(gone)}")
     console.say("not trained: run `hetcompress finetune --stage fine --data NAME` to recover accuracy")

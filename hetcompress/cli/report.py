@@ -144,14 +144,12 @@ def print_totals(result: Report) -> None:
     console.say(f"lowered against pruned model: largest difference {result.max_difference:.2g}")
 
 
-def print_latency(comparisons: tuple[object, ...], machine: str) -> None:
+def print_latency(comparisons: tuple[Comparison, ...], machine: str) -> None:
     """Print latencies, dense against compressed."""
     from hetcompress.cli import console
-    from hetcompress.comparisons import Comparison
 
     rows = []
     for item in comparisons:
-        assert isinstance(item, Comparison)
         both = [_spread(latency) for latency in (item.dense, item.compact)]
         interval = f"{item.ratio:.2f} ({item.ratio_low:.2f} to {item.ratio_high:.2f})"
         rows.append(
@@ -160,6 +158,11 @@ def print_latency(comparisons: tuple[object, ...], machine: str) -> None:
     columns = ["runtime", "batch", "threads", "dense ms", "compressed ms", "time ratio", ""]
     brief = [f"{row[0]}, batch {row[1]}: time ratio {row[5]}, {row[6]}" for row in rows]
     console.say(console.table(f"Latency, median (5 % to 95 %), {machine}", columns, rows), brief=brief)
+    if any(item.disturbed for item in comparisons):
+        console.say(
+            "the machine is busy: a time ratio, the median of rounds that ran both models, is not that of the medians "
+            "beside it; measure again when it is quiet"
+        )
 
 
 def say_of_kernels(latency: tuple[Comparison, ...], plan: dict[str, Any], *, kernels: bool | None) -> None:

@@ -13,6 +13,7 @@ import contextlib
 import enum
 import functools
 import inspect
+import signal
 import sys
 import time
 import traceback
@@ -22,9 +23,9 @@ from typing import Annotated, Any
 
 import typer
 
-from hetcompress.errors import UsageError
+from hetcompress.errors import HetCompressError, UsageError
 
-__all__ = ["Verbosity", "show_causes", "verbosity", "with_verbosity"]
+__all__ = ["Verbosity", "say_stopped", "show_causes", "verbosity", "with_verbosity"]
 
 
 class Verbosity(enum.IntEnum):
@@ -36,6 +37,9 @@ class Verbosity(enum.IntEnum):
 
 
 _CHOSEN = ContextVar("verbosity", default=Verbosity.NORMAL)
+
+STOPPED = 128
+"""Exit codes beyond say by which signal."""
 
 OPTIONS = {
     "quiet": typer.Option("--quiet", "-q", help="Print warnings, errors and the result alone."),
@@ -56,8 +60,12 @@ def with_verbosity(command: Callable[..., None]) -> Callable[..., None]:
         if quiet and verbose:
             raise UsageError("--quiet and --verbose", expected="one of them", found="both", fix="leave one out")
         _CHOSEN.set(Verbosity.QUIET if quiet else Verbosity.VERBOSE if verbose else Verbosity.NORMAL)
-        with _described():
-            command(**arguments)
+        try:
+            with _described():
+                command(**arguments)
+        except KeyboardInterrupt:
+            say_stopped(signal.SIGINT)
+            raise
 
     # typer reads options from a signature; annotations that are text would be looked up in this module
     own = inspect.signature(command, eval_str=True)
@@ -95,9 +103,14 @@ def _peak_memory() -> str:
     return f", at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6:,.0f} MB of memory"
 
 
-def show_causes(error: BaseException) -> None:
+def say_stopped(signum: int) -> None:
+    """Say which signal ended a command that has nothing to save."""
+    typer.echo(f"error: stopped by {signal.Signals(signum).name}", err=True)
+
+
+def show_causes(error: HetCompressError) -> None:
     """Print the traceback of an error with everything that led to it, where that was asked for."""
-    if verbosity() < Verbosity.VERBOSE:
+    if verbosity() < Verbosity.VERBOSE or error.exit_code > STOPPED:  # nobody's fault
         return
     cause: BaseException | None = error
     while cause is not None:

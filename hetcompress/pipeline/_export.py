@@ -203,7 +203,7 @@ def _refuse(complaints: Sequence[str]) -> None:
     if complaints:
         raise VerificationError(
             "export --strict", expected="smaller and faster", found="; ".join(complaints),
-            fix="export without --strict, with --kernels, or from a harder target",
+            fix="export without --strict, or prune to a harder target",
         )  # fmt: skip
 
 

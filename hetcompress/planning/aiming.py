@@ -22,7 +22,7 @@ from hetcompress.kept_costs import kept_cost
 from hetcompress.lowering import fold_batch_norms
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
 from hetcompress.planning.prices import layer_prices
-from hetcompress.planning.whole import Against, PlanSettings, plan
+from hetcompress.planning.whole import Against, PlanSettings, settled_plan
 from hetcompress.pruning import prune
 from hetcompress.surgery import named_modules_of
 from hetcompress.wiring import Wiring
@@ -108,7 +108,7 @@ def time_ratio(
         budget: Of time; says what was asked and what is expected.
         settings: The runtime, and how forms are chosen.
     """
-    planned = plan(dense, pruned, example, settings)
+    planned = settled_plan(dense, pruned, example, settings)
     found = (1.0, 1.0, 1.0)
     if planned.whole is not None:
         found = (planned.whole.ratio, planned.whole.ratio_low, planned.whole.ratio_high)

@@ -43,17 +43,17 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
         VerificationError: A form computes something else than its layer.
     """
     if settings.kernels is not None:
-        return whole.plan(dense, pruned, example, settings)
+        return whole.settled_plan(dense, pruned, example, settings)
     stock_alone, with_ours = (dataclasses.replace(settings, kernels=kernels) for kernels in (False, True))
     costs = layer_macs(pruned, example).values()
     promised = sum(cost.dense for cost in costs) / sum(cost.effective for cost in costs)
     if promised == 1 or settings.plan == "macs" or settings.target == "torch-cuda":
-        return whole.plan(dense, pruned, example, stock_alone)
+        return whole.settled_plan(dense, pruned, example, stock_alone)
     ready, reason = available()
-    ours = whole.plan(dense, pruned, example, with_ours) if ready and _fine(pruned) else None
+    ours = whole.settled_plan(dense, pruned, example, with_ours) if ready and _fine(pruned) else None
     if ours is not None and (expected := _without_ours(ours)) < ENOUGH * promised and _pays(ours, expected):
         return ours  # stock operators need not be put together to be seen to lose
-    stock = whole.plan(dense, pruned, example, stock_alone)
+    stock = whole.settled_plan(dense, pruned, example, stock_alone)
     shown = _ratio(stock)
     if 1 < shown >= ENOUGH * promised:
         return stock
@@ -63,7 +63,7 @@ def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSet
             f"stock operators show {shown:.2f} of a MAC ratio of {promised:.2f}; our kernel, which is made for such "
             f"shapes, is not here: {reason}",
         )
-    ours = ours or whole.plan(dense, pruned, example, with_ours)
+    ours = ours or whole.settled_plan(dense, pruned, example, with_ours)
     if _pays(ours, _at_most(stock)):
         return ours
     return _noted(

@@ -24,7 +24,7 @@ from hetcompress.planning.timings import Decided, Timings
 from hetcompress.registry import suggestion
 from hetcompress.surgery import named_modules_of
 
-__all__ = ["DEFAULT", "FAST", "FEWEST_MACS", "PLANS", "Plan", "PlanSettings", "plan"]
+__all__ = ["DEFAULT", "FAST", "FEWEST_MACS", "PLANS", "Plan", "PlanSettings", "settled_plan"]
 
 PLANS = {
     "measured": "the form that is fastest on this machine; dense where none is faster",
@@ -144,8 +144,8 @@ class Plan:
         }
 
 
-def plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSettings) -> Plan:
-    """Choose a form for each pruned layer.
+def settled_plan(dense: nn.Module, pruned: nn.Module, example: Tensor, settings: PlanSettings) -> Plan:
+    """Choose a form for each pruned layer, our kernel's among them where the settings say so and not where they do not.
 
     Args:
         dense: What the result must beat, in eval mode.
@@ -216,16 +216,17 @@ def _timed(
         left |= {layer.name: "the whole was not faster" for layer in _changed(best) if layer not in kept}
         best = lower(pruned, example, rules=settings.rules, chooser=chooser, dense=left)
         compared = against(best.model) if best.smaller else compared
-    if best.smaller and not _changed(best) and compared.ratio_high < 1:
+    slower = compared.ratio_high < 1 or compared.ratio < 1 - SAME / 2
+    if best.smaller and not _changed(best) and slower:
         note = (
-            "no layer gains in another form, and without the filters that nothing reads the whole is only "
-            f"{compared.ratio:.3g} times as fast as dense, so it is left as it was"
+            "no layer gains in another form, and without the filters that nothing reads the whole is not as "
+            f"fast as dense ({compared.ratio:.3g} times), so it is left as it was"
         )
         return Plan(_untouched(pruned, example), settings, None, note, untouched=True)
     if best.smaller and compared.ratio_high <= 1 + SAME:
         note = (
-            "no layer gains in another form, and without the filters that nothing reads the whole is "
-            f"{compared.ratio:.3g} times as fast as dense"
+            "no layer gains in another form, and without the filters that nothing reads the whole is no "
+            f"faster than dense ({compared.ratio:.3g} times as fast)"
         )
     elif best.smaller and compared.verdict != "faster":
         note = (

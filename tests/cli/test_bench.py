@@ -176,6 +176,8 @@ CASES = {
     "size": (("foreign.onnx", "--input-size", 1, 9, 9), 2, "expected an input of 1x8x8, as the file says"),
     "no size": (("foreign.onnx", "--input-size", 1, 0, 9), 2, "--input-size: expected positive numbers"),
     "seconds": (("foreign.onnx", "--seconds", 0), 2, "--seconds: expected a positive number, found 0"),
+    "threads": (("foreign.onnx", "--threads", 1, "--threads", 4096), 2, "found 4096"),
+    "text": (("text.py",), 3, "checkpoint text.py: expected a checkpoint, found an unreadable or truncated file"),
     "none": ((), 2, "Missing argument"),
 }
 
@@ -185,6 +187,7 @@ def test_bad_input(hc, foreign, case, tmp_path):
     (tmp_path / "broken.onnx").write_bytes(b"nonsense")
     (tmp_path / "broken.pt2").write_bytes(b"nonsense")
     (tmp_path / "page.pt").write_bytes(b"<!DOCTYPE html><html>")
+    (tmp_path / "text.py").write_text("import sys, numpy as np\nimport torch\n")
     arguments, expected, message = CASES[case]
     code, out, err = hc("bench", *arguments)
     assert (code, out) == (expected, "")

@@ -26,13 +26,13 @@ def operators(tmp_path):
 @pytest.mark.usefixtures("pruned", "library")
 def test_a_file_in_our_kernel_says_what_it_needs(hc, tmp_path, monkeypatch):
     monkeypatch.setattr(automatic, "WORTH", 0.0)
-    by_time = automatic.whole.plan
+    by_time = automatic.whole.settled_plan
 
     def by_macs(*models):  # a net as small as this one need not gain on the clock
         *others, asked = models
         return by_time(*others, dataclasses.replace(asked, plan="macs"))
 
-    monkeypatch.setattr(automatic.whole, "plan", by_macs)
+    monkeypatch.setattr(automatic.whole, "settled_plan", by_macs)
     code, out, err = hc("export", "--onnx", "--seconds", 0)
     assert code == 0, err
     assert planned(tmp_path)["kernels"] is True

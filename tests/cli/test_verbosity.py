@@ -1,11 +1,16 @@
 """How much commands say: -q and -v mean the same for all of them."""
 
 import inspect
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 import typer.main
 
 from hetcompress import cli
+from hetcompress.cli.pruned import say_what_stays
 from hetcompress.cli.verbosity import with_verbosity
 from hetcompress.errors import HetCompressError, UsageError
 
@@ -114,3 +119,38 @@ def test_a_command_keeps_its_own_options():
         wrapped(path="a", number=4, quiet=False, verbose=False)
     with pytest.raises(UsageError):
         wrapped(path="a", number=4, quiet=True, verbose=True)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_named(tmp_path, signum, code):
+    """Sent to itself where a command does its work."""
+    script = f"""
+import os, sys
+from hetcompress import pipeline
+from hetcompress.cli import main
+pipeline.bench = lambda *_, **__: os.kill(os.getpid(), {int(signum)})
+sys.argv = ["hetcompress", "bench", "dense", "-v"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert f"error: stopped by {signum.name}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("targets", "found", "said"),
+    [
+        ((0.2, None), (0.2, 1.5), "costs few MACs; --mac-ratio aims"),
+        ((0.2, None), (0.2, 3.0), ""),
+        ((None, 5.0), (0.6, 5.0), "60% of the weights stay, in layers of few MACs"),
+        ((None, None), (0.9, 2.0), "90% of the weights stay"),
+        ((None, 5.0), (0.3, 5.0), ""),
+        ((0.6, 5.0), (0.6, 5.0), ""),
+    ],
+)
+def test_what_stays_is_said(capsys, targets, found, said):
+    say_what_stays(*targets, SimpleNamespace(density=found[0], mac_ratio=found[1], time=None))
+    out = capsys.readouterr().out
+    assert said in out.replace("\n", " ")
+    assert bool(out) == bool(said)

@@ -42,7 +42,7 @@ def wholes(monkeypatch):
                 lowered = dataclasses.replace(lowered, layers=layers)
             return Plan(lowered, settings, whole, "")
 
-        monkeypatch.setattr(automatic.whole, "plan", pretended)
+        monkeypatch.setattr(automatic.whole, "settled_plan", pretended)
         monkeypatch.setattr(automatic, "available", lambda: ready)
         return planned
 
