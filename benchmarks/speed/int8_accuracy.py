@@ -75,8 +75,10 @@ def exported(
         }
         for timing in int8["timings"]
     ]  # fmt: skip
+    report = json.loads(hetcompress("report", "--run", run, "--no-latency", "--json"))["result"]
     return {
         "net": net, "granularity": granularity, "mac_ratio": ratio, "epochs": epochs,
+        "mac_ratio_executed": round(report["mac_ratio_executed"], 3), "density": round(report["density"], 4),
         **({"times": times, "threads": 1} if times else {}), "images": int8["accuracy"]["total"],
         "fp32": percent(int8["fp32"]),
         "int8": percent(int8["accuracy"]), "drop": round(int8["drop"], 2),

@@ -116,7 +116,7 @@ def fill(found: dict[str, Any], options: argparse.Namespace) -> None:
             print(subject.name, name, row["mac_ratio"], row["time_ratio"], row["interval"], flush=True)
 
 
-def _weights(trained: bool) -> str:  # noqa: FBT001  the one thing that it tells
+def _weights(trained: bool) -> str:
     return "trained" if trained else "random"
 
 
