@@ -146,7 +146,8 @@ def _read_pickle(path: Path, *, trust_pickle: bool) -> Any:
 
 
 def _foreign_globals(path: Path, message: str) -> list[str]:
-    if not path.read_bytes()[:1].startswith((b"P", b"\x80")):  # an archive, or a pickle as torch.save writes it
+    content = path.read_bytes()
+    if not (content.startswith((b"P", b"\x80")) or content.endswith(b".")):  # text, of which a letter may be an opcode
         return []
     try:
         found = torch.serialization.get_unsafe_globals_in_checkpoint(path)

@@ -159,12 +159,9 @@ def export(
             if quantised is not None:
                 quantised = timed(quantised, references["onnx"], plain["onnx"], batches, threads, seconds)
         files = [dataclasses.replace(file, path=paths[file.target]) for file in files]
-        complaints = _complaints(files, dense_bytes, latency)
-        if quantised is not None:
-            quantised = dataclasses.replace(quantised, file=files[-1])
-            complaints += complaints_of(quantised)
-        if strict:
-            _refuse(complaints)
+        quantised = quantised and dataclasses.replace(quantised, file=files[-1])
+        complaints = _complaints(files, dense_bytes, latency, quantised)
+        _refuse(complaints if strict else ())
     write_text(folder.plan, json.dumps({"schema": 1, **forms}, indent=2) + "\n")
     result = ExportReport(
         files=tuple(files),
@@ -294,10 +291,16 @@ def _recorded_data(folder: RunFolder) -> DataSettings | None:
     return None if recorded is None else DataSettings.from_json(recorded)
 
 
-def _complaints(files: Sequence[Exported], dense_bytes: dict[str, int], latency: Sequence[Comparison]) -> list[str]:
+def _complaints(
+    files: Sequence[Exported],
+    dense_bytes: Mapping[str, int],
+    latency: Sequence[Comparison],
+    quantised: Int8Report | None,
+) -> list[str]:
+    """Return what is not smaller or not faster, in words."""
     larger = [
         f"{file.path.name} is not smaller than the dense model: {file.bytes:,} and {dense_bytes[file.target]:,} bytes"
         for file in files
         if file.bytes >= dense_bytes[file.target]
     ]
-    return larger + not_faster(latency)
+    return larger + not_faster(latency) + ([] if quantised is None else complaints_of(quantised))

@@ -347,9 +347,9 @@ def test_filters_that_nothing_reads_make_a_whole_faster(monkeypatch):
     assert result.lowered.model.first.out_channels == 16
 
 
-@pytest.mark.parametrize("ratio", [0.9, 0.985])
-def test_a_whole_that_is_slower_without_them_keeps_filters_that_nothing_reads(monkeypatch, ratio):
-    asked = pretend(monkeypatch, (ratio, ratio - 0.01, ratio + 0.01))
+@pytest.mark.parametrize(("ratio", "noise"), [(0.9, 0.01), (0.985, 0.01), (0.985, 0.03)])
+def test_a_whole_that_is_slower_without_them_keeps_filters_that_nothing_reads(monkeypatch, ratio, noise):
+    asked = pretend(monkeypatch, (ratio, ratio - noise, ratio + noise))
     net, example = Net().eval(), torch.zeros(1, 3, 12, 12)
     shapes = torch.ones(1, 32, 3, 3, dtype=torch.bool)
     shapes[:, 16:] = False
@@ -359,7 +359,7 @@ def test_a_whole_that_is_slower_without_them_keeps_filters_that_nothing_reads(mo
         assert result.lowered.model.first.out_channels == 32
         assert not result.lowered.smaller
         assert result.whole is None
-        assert f"only {ratio} times as fast as dense, so it is left as it was" in result.note
+        assert f"not as fast as dense ({ratio} times), so it is left as it was" in result.note
         assert torch.allclose(result.lowered.model(example + 1), net(example + 1), atol=1e-5)
     assert len(asked) == 1, "the second comes from the cache"
 
