@@ -83,7 +83,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextlib.contextmanager
 def replaced_together(paths: Iterable[Path]) -> Iterator[dict[Path, Path]]:
-    """Give a temporary file beside each path; all take their names when the block ends, and none if it raises.
+    """Give a temporary file beside each path; all take their names when the block ends, and none where it raises.
 
     Raises:
         UsageError: A file or a folder is in the way.
@@ -92,6 +92,7 @@ def replaced_together(paths: Iterable[Path]) -> Iterator[dict[Path, Path]]:
     drafts: dict[Path, Path] = {}
     try:
         for path in paths:
+            check_writable(path)  # so that no rename fails when others are done
             drafts[path] = _temporary(path)
         yield drafts
         for path, draft in drafts.items():

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from hetcompress.errors import HetCompressError, UsageError
-from hetcompress.files import check_writable, write_bytes, write_text
+from hetcompress.files import check_writable, replaced_together, write_bytes, write_text
 
 LIMITED = """
 import resource, signal, sys
@@ -75,3 +75,18 @@ def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
     with pytest.raises(HetCompressError, match=r"found Permission denied\. Fix: make it writable") as error:
         write_bytes(tmp_path / "file", b"new")
     assert error.value.exit_code == 1
+
+
+def test_files_take_their_names_together_or_not_at_all(tmp_path):
+    first, second = tmp_path / "first.onnx", tmp_path / "new" / "second.json"
+    with replaced_together((first, second)) as drafts:
+        for name, draft in drafts.items():
+            write_text(draft, name.name)
+        assert not first.exists()
+    assert [path.read_text() for path in (first, second)] == ["first.onnx", "second.json"]
+    with pytest.raises(ZeroDivisionError), replaced_together((first, second)) as drafts:
+        write_text(drafts[first], f"lost {1 / 0}")
+    assert first.read_text() == "first.onnx"
+    with pytest.raises(UsageError, match="Is a directory"), replaced_together((first, tmp_path / "new")):
+        pass
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["first.onnx", "new", "second.json"]

@@ -127,7 +127,8 @@ def say_of_others(result: ExportReport, run: Path) -> None:
     from hetcompress.run_files import is_own
 
     new = {file.path.name for file in result.files}
-    old = sorted(path.name for path in (run / "export").iterdir() if is_own(path) and path.name not in new)
+    there = [path for path in (run / "export").iterdir() if is_own(path) and not path.name.startswith(".")]
+    old = sorted(path.name for path in there if path.name not in new)
     if old:
         console.warn(
             f"beside them, of an earlier export and perhaps in other forms than plan.json says: {', '.join(old)}"

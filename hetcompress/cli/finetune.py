@@ -186,4 +186,5 @@ def finetune(
     )
     if result.time is not None:
         console.result(str(result.time))
-    say_what_stays(density, mac_ratio, result)
+    if stage != "fine":  # which has no target
+        say_what_stays(density, mac_ratio, result)

@@ -57,7 +57,9 @@ def within_cores(value: Any) -> Any:
     cores = machine().cores
     most = max([0, *value] if isinstance(value, (list, tuple)) else [value or 0])
     if most > cores:
-        raise UsageError("--threads", expected=f"at most {cores}, the processors that are here", found=str(most))
+        raise UsageError(
+            "--threads", expected=f"at most {cores}, the processors that are here", found=str(most), fix="pass fewer"
+        )
     return value
 
 

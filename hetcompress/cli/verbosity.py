@@ -39,7 +39,7 @@ class Verbosity(enum.IntEnum):
 _CHOSEN = ContextVar("verbosity", default=Verbosity.NORMAL)
 
 STOPPED = 128
-"""Exit codes beyond say by which signal."""
+"""An exit code beyond it is this plus the number of the signal that stopped the command."""
 
 OPTIONS = {
     "quiet": typer.Option("--quiet", "-q", help="Print warnings, errors and the result alone."),

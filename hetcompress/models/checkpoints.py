@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import pickle
 import re
 import warnings
@@ -146,8 +147,12 @@ def _read_pickle(path: Path, *, trust_pickle: bool) -> Any:
 
 
 def _foreign_globals(path: Path, message: str) -> list[str]:
-    content = path.read_bytes()
-    if not (content.startswith((b"P", b"\x80")) or content.endswith(b".")):  # text, of which a letter may be an opcode
+    with path.open("rb") as file:
+        first = file.read(1)
+        file.seek(-1 if first else 0, os.SEEK_END)
+        last = file.read(1)
+    # text may look like a pickle, whose opcodes are letters, until its end
+    if first not in (b"P", b"\x80") and (first == b"i" or last != b"."):
         return []
     try:
         found = torch.serialization.get_unsafe_globals_in_checkpoint(path)

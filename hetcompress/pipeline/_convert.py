@@ -89,16 +89,18 @@ def _input_spec(
         tuple(mean) if mean else (known.mean if known else IMAGENET_MEAN),
         tuple(std) if std else (known.std if known else IMAGENET_STD),
     )
-    for option, values, by_hand in (("--mean", spec.mean, mean), ("--std", spec.std, std)):
-        if len(values) != spec.size[0]:
+    channels = spec.size[0]
+    for option, values in (("--mean", spec.mean), ("--std", spec.std)):
+        if len(values) != channels and (mean or std):
             raise UsageError(
-                option if by_hand else "--input-size",
-                expected=f"{spec.size[0]} numbers, one for each channel" if by_hand else f"{len(values)} channels",
-                found=str(len(values) if by_hand else spec.size[0]),
-                fix=f"for example {option} {','.join(['0.5'] * spec.size[0])}"
-                if by_hand
-                else "give CHANNELS HEIGHT WIDTH, and --mean and --std for other channels than these",
-            )
+                option, expected=f"{channels} numbers, one for each channel", found=str(len(values)),
+                fix=f"for example {option} {','.join(['0.5'] * channels)}",
+            )  # fmt: skip
+        if len(values) != channels:
+            raise UsageError(
+                "--input-size", expected=f"{len(values)} channels", found=str(channels),
+                fix="give CHANNELS HEIGHT WIDTH, and --mean and --std for other channels than these",
+            )  # fmt: skip
     return spec
 
 

@@ -128,14 +128,13 @@ def export(
     source, truth = _to_verify(folder, images, example)
     release()
     latency, quantised = [], None
-    with tempfile.TemporaryDirectory(prefix="hetcompress-") as temporary, replaced_together(paths.values()) as drafts:
+    written = (*paths.values(), folder.plan)
+    with tempfile.TemporaryDirectory(prefix="hetcompress-") as temporary, replaced_together(written) as drafts:
         plain = {name: drafts[path] for name, path in paths.items() if name != INT8}
         references = {name: Path(temporary) / f"dense{path.suffix}" for name, path in plain.items()}
         # one model after the other, so that no two are in memory
         dense_bytes = {file.target: file.bytes for file in _write(_dense(folder), example, references)}
-        release()
-        planned = lowered_pair(folder, plan)[2]
-        release()
+        planned = _planned(folder, plan)
         pair = _Pair(folder, planned.lowered.model, example)
         files = _write(pair.compact, example, plain, truth)
         accuracies = {} if source is None else _accuracies(pair, plain.get("onnx"), source)
@@ -147,22 +146,21 @@ def export(
             )  # fmt: skip
             files.append(quantised.file)
             dense_bytes[INT8], accuracies["in int8"] = dense_bytes["onnx"], quantised.accuracy
-        summary, difference, forms = planned.summary(), planned.lowered.max_difference, planned.to_json()
+        summary, difference = planned.summary(), planned.lowered.max_difference
+        write_text(drafts[folder.plan], json.dumps({"schema": 1, **planned.to_json()}, indent=2) + "\n")
         if seconds > 0:
             both = (references.get("onnx") or _dense(folder), plain.get("onnx") or pair.compact)
             del pair, planned  # files need no model beside them
             release()
-            latency = compare_latency(
-                *both, folder.input_spec.size, batches=batches, threads=threads,
-                runtimes=("torch",) if "onnx" not in plain else ("onnxruntime",), seconds=seconds,
-            )  # fmt: skip
+            runtime = "onnxruntime" if "onnx" in plain else "torch"
+            size, runtimes = folder.input_spec.size, (runtime,)
+            latency = compare_latency(*both, size, batches=batches, threads=threads, runtimes=runtimes, seconds=seconds)
             if quantised is not None:
                 quantised = timed(quantised, references["onnx"], plain["onnx"], batches, threads, seconds)
         files = [dataclasses.replace(file, path=paths[file.target]) for file in files]
-        quantised = quantised and dataclasses.replace(quantised, file=files[-1])
+        quantised = quantised and dataclasses.replace(quantised, file=_of(INT8, files))
         complaints = _complaints(files, dense_bytes, latency, quantised)
         _refuse(complaints if strict else ())
-    write_text(folder.plan, json.dumps({"schema": 1, **forms}, indent=2) + "\n")
     result = ExportReport(
         files=tuple(files),
         dense_bytes=dense_bytes,
@@ -179,6 +177,14 @@ def export(
     )
     folder.record("export", result.to_json())
     return result
+
+
+def _planned(folder: RunFolder, plan: PlanSettings) -> Plan:
+    """Return the pruned model in the forms of a plan, with as little else in memory as can be."""
+    release()
+    planned = lowered_pair(folder, plan)[2]
+    release()
+    return planned
 
 
 def planned_in(targets: Sequence[str]) -> str:
@@ -289,6 +295,10 @@ def _paths(
 def _recorded_data(folder: RunFolder) -> DataSettings | None:
     recorded = (folder.stage("finetune") or {}).get("data")
     return None if recorded is None else DataSettings.from_json(recorded)
+
+
+def _of(target: str, files: Sequence[Exported]) -> Exported:
+    return next(file for file in files if file.target == target)
 
 
 def _complaints(

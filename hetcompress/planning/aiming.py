@@ -72,7 +72,7 @@ class TimeRatio:
         return self.low > self.asked * (1 + CLOSE)
 
     def __str__(self) -> str:
-        verdict = "; MISSED" if self.missed else "; further than asked, shapes leap over it" if self.beyond else ""
+        verdict = "; MISSED" if self.missed else "; further than asked, none nearer was found" if self.beyond else ""
         where = f"{self.settings['target']}, batch {self.settings['batch']}, threads {self.settings['threads']}"
         kernels = ", our kernel" if self.settings["kernels"] else ""
         return (

@@ -103,9 +103,11 @@ def test_two_trainings_in_one_folder_are_refused(hc, digits, tmp_path):
     assert hc(*SMOKE, "-q")[0] == 0
 
 
-def test_what_an_earlier_export_left_is_named(hc, digits):
+def test_what_an_earlier_export_left_is_named(hc, digits, tmp_path):
     hc("convert", "model.pt", *digits)
     hc("prune", "--density", 0.5)
+    (tmp_path / "hetrun" / "export").mkdir()
+    (tmp_path / "hetrun" / "export" / ".model-k1ll3d.onnx").write_text("what an export leaves that is killed")
     assert "earlier export" not in hc("export", "--pt2", "--seconds", 0)[2]
     code, _, err = hc("export", "--safetensors", "--seconds", 0)
     assert code == 0

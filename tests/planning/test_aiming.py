@@ -325,5 +325,5 @@ def test_coarse_shapes_may_leap_over_the_ratio(weighing, monkeypatch):  # noqa: 
 def test_a_ratio_that_was_leapt_over_is_said():
     settings = {"target": "ort-cpu", "batch": 1, "threads": 1, "kernels": False}
     far, near = (TimeRatio(1.6, 1.6, found, found - 0.01, found + 0.01, settings) for found in (2.1, 1.63))
-    assert str(far).endswith("threads 1; further than asked, shapes leap over it")
+    assert str(far).endswith("threads 1; further than asked, none nearer was found")
     assert str(near).endswith("threads 1")
