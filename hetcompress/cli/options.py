@@ -42,9 +42,11 @@ __all__ = [
     "within_cores",
 ]
 
+MOST_THREADS = 16
+
 
 def within_cores(value: Any) -> Any:
-    """Refuse more threads than this process may have processors for: they would wait for each other without an end.
+    """Refuse so many threads for a processor that they would wait for each other without an end; warn of some.
 
     Args:
         value: A number of threads, several, or none.
@@ -52,14 +54,18 @@ def within_cores(value: Any) -> Any:
     Raises:
         UsageError: There are too many.
     """
+    from hetcompress.cli import console
     from hetcompress.machine import machine
 
     cores = machine().cores
     most = max([0, *value] if isinstance(value, (list, tuple)) else [value or 0])
-    if most > cores:
+    if most > MOST_THREADS * cores:
         raise UsageError(
-            "--threads", expected=f"at most {cores}, the processors that are here", found=str(most), fix="pass fewer"
-        )
+            "--threads", expected=f"at most {MOST_THREADS} for each of the {cores} processors here", found=str(most),
+            fix=f"--threads {cores} uses all of them",
+        )  # fmt: skip
+    if most > cores:
+        console.warn(f"{most} threads share the {cores} processors here: such times say little of {most} processors")
     return value
 
 

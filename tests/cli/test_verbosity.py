@@ -125,8 +125,9 @@ def test_a_command_keeps_its_own_options():
 def test_a_signal_is_named(tmp_path, signum, code):
     """Sent to itself where a command does its work."""
     script = f"""
-import os, sys
+import os, signal, sys
 from hetcompress import pipeline
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have turned off for its background
 from hetcompress.cli import main
 pipeline.bench = lambda *_, **__: os.kill(os.getpid(), {int(signum)})
 sys.argv = ["hetcompress", "bench", "dense", "-v"]
