@@ -98,7 +98,6 @@ def fill(found: dict[str, Any], options: argparse.Namespace) -> None:
     """Measure the rows that are missing, until the time is over."""
     end = time.monotonic() + 60 * options.minutes
     done = {key_of(row) for row in found["rows"] if is_steady(row)}
-
     trained = {item.partition("=")[0] for item in options.checkpoint}
 
     def wanted(net: str, model: str) -> list[tuple[int, int]]:

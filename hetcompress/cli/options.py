@@ -54,11 +54,13 @@ def within_cores(value: Any) -> Any:
     Raises:
         UsageError: There are too many.
     """
+    most = max([0, *value] if isinstance(value, (list, tuple)) else [value or 0])
+    if most <= 1:
+        return value
     from hetcompress.cli import console
     from hetcompress.machine import machine
 
     cores = machine().cores
-    most = max([0, *value] if isinstance(value, (list, tuple)) else [value or 0])
     if most > MOST_THREADS * cores:
         raise UsageError(
             "--threads", expected=f"at most {MOST_THREADS} for each of the {cores} processors here", found=str(most),
