@@ -3,15 +3,17 @@
     python benchmarks/kernels/layers.py [--out FILE] [--layers N] [--batches 1 16] [--threads 1 2]
 
 For each layer, batch and number of threads all runners are timed in turns.  Ours runs in onnxruntime, with planar
-images in and out and with blocked ones; outputs are bound beforehand for all onnxruntime sessions.  `channels` is a
-dense layer in onnxruntime with fewer channels on both sides, in multiples of 16: what channel pruning leaves at that
-density.  `speed` is the time of onnxruntime's dense layer over that of the row; `gflops` counts the weights that are
-multiplied; `peak` is what so many cores multiply and add in registers, measured in the same run.  Rows are written as
-they are made; a second call goes on where the first stopped, on the same machine, and --minutes ends a call early.
+images in and out and with blocked ones; outputs are bound beforehand for all onnxruntime sessions.  `stock` is the
+form of onnxruntime's own operators that executes the fewest MACs of the same weights.  `channels` is a dense layer in
+onnxruntime with fewer channels on both sides, in multiples of 16: what channel pruning leaves at that density.
+`speed` is the time of onnxruntime's dense layer over that of the row; `gflops` counts the weights that are multiplied;
+`peak` is what so many cores multiply and add in registers, measured in the same run.  Rows are written as they are
+made; a second call goes on where the first stopped, on the same machine, and --minutes ends a call early.
 """
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -25,9 +27,11 @@ import torch
 from torch import nn
 
 from hetcompress.graphs import ONNX_OPSET, onnx_bytes, ort_session
-from hetcompress.kernels import VectorBlockConv2d, available, blocked, pack, unpack
+from hetcompress.kernels import VectorBlockConv2d, available, blocked
 from hetcompress.latency import measure, torch_threads
+from hetcompress.lowering import ORDER, conv_weights, forms_of
 from hetcompress.machine import machine
+from hetcompress.nn import HetConv2d
 from hetcompress.onnx_forms import LayerNodes, own_operators
 
 HERE = Path(__file__).parent
@@ -67,6 +71,7 @@ RESNET_50 = [
 LAYERS = {str(layer): layer for layer in (*VGG_32, *RESNET_34, *RESNET_50, *VGG_224)}
 DENSITIES = (1.0, 0.5, 0.25, 0.15, 0.1, 0.05)
 VECTOR = 16
+DENSE = ("dense", 1.0)
 
 
 def measured_peak():
@@ -99,11 +104,15 @@ def in_torch(conv, images):
 
 def kept(conv, density, generator):
     """Return a copy of a convolution in which each vector is kept with this probability."""
-    values, taps, starts = pack(conv.weight.detach(), 1, VECTOR)
-    mask = torch.rand(len(values), 1, generator=generator) < density
-    copy = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding)
-    copy.weight.data = unpack(values * mask, taps, starts, tuple(conv.weight.shape), 1)
-    return VectorBlockConv2d.from_pruned(copy, VECTOR).eval()
+    blocks = (conv.out_channels // VECTOR, conv.in_channels, *conv.kernel_size)
+    return HetConv2d.from_conv2d(conv, torch.rand(blocks, generator=generator) < density, VECTOR, 1)
+
+
+def in_stock_operators(pruned):
+    """Return the form with the fewest MACs of those that stock operators have for it; None where that is dense."""
+    forms, _ = forms_of(pruned, ORDER)
+    thriftiest = min(forms, key=lambda name: conv_weights(forms[name]))
+    return None if thriftiest == "dense" else forms[thriftiest].eval()
 
 
 def alone(form, images, output, threads):
@@ -123,39 +132,95 @@ def alone(form, images, output, threads):
     return ort_session(model.SerializeToString(), threads)
 
 
-def dense(conv, images, threads):
-    """Return a runner of a dense layer in onnxruntime."""
-    return bound(ort_session(onnx_bytes(conv, images), threads), images.numpy())
+@dataclasses.dataclass(frozen=True)
+class Models:
+    """What is compared for a layer; everything but `dense` by its density.
+
+    Attributes:
+        dense: The layer itself.
+        ours: Its kept vectors.
+        stock, channels: See above.
+    """
+
+    dense: nn.Conv2d
+    ours: dict[float, VectorBlockConv2d]
+    stock: dict[float, nn.Module]
+    channels: dict[float, nn.Conv2d]
 
 
-def prepared(layer, batch, threads):
-    """Return the runners of a layer by form and density, and the weights that each multiplies."""
+@functools.cache
+def models(layer):
+    """Return what is compared for a layer."""
     conv, generator = layer.conv(), torch.Generator().manual_seed(0)
-    images = torch.randn(batch, layer.channels, layer.size, layer.size, generator=generator)
+    pruned = {density: kept(conv, density, generator) for density in DENSITIES}
+    stock = {density: in_stock_operators(masked) for density, masked in pruned.items()}
+    return Models(
+        conv,
+        {density: VectorBlockConv2d.from_pruned(masked, VECTOR).eval() for density, masked in pruned.items()},
+        {density: form for density, form in stock.items() if form is not None},
+        {density: layer.conv(density) for density in DENSITIES if density < 1},
+    )
+
+
+@functools.cache
+def exported(module, size):
+    """Return a module as a file, for images of this size."""
+    return onnx_bytes(module, torch.zeros(1, *size))
+
+
+def by_stock_operators(module, images, threads):
+    """Return a runner in onnxruntime of what needs no operator of ours."""
+    return bound(ort_session(exported(module, images.shape[1:]), threads), images.numpy())
+
+
+def ours_and_dense(layer, images, threads):
+    """Return runners of a layer by form and density, and the weights that each multiplies."""
+    compared = models(layer)
     outputs = torch.empty(1, layer.filters, layer.size // layer.stride, layer.size // layer.stride)
-    runners = {("dense", 1.0): dense(conv, images, threads), ("torch", 1.0): in_torch(conv, images)}
-    weights = dict.fromkeys(runners, conv.weight.numel())
-    for density in DENSITIES:
-        ours = kept(conv, density, generator)
+    runners = {
+        DENSE: by_stock_operators(compared.dense, images, threads),
+        ("torch", 1.0): in_torch(compared.dense, images),
+    }
+    weights = dict.fromkeys(runners, compared.dense.weight.numel())
+    for density, ours in compared.ours.items():
         inner = ours.with_geometry(layout_in=1, layout_out=1)
         for form, module, change in (("planar", ours, lambda x: x), ("blocked", inner, lambda x: blocked(x, VECTOR))):
             changed = change(images)
             session = alone(module, changed.shape, change(outputs).shape, threads)
             runners[form, density] = bound(session, changed.numpy())
             weights[form, density] = ours.executed_weights
-        if density < 1:
-            narrow = layer.conv(density)
-            narrow_images = images[:, : narrow.in_channels].contiguous()
-            runners["channels", density] = dense(narrow, narrow_images, threads)
-            weights["channels", density] = narrow.weight.numel()
+    for density, narrow in compared.channels.items():
+        runners["channels", density] = by_stock_operators(narrow, images[:, : narrow.in_channels].contiguous(), threads)
+        weights["channels", density] = narrow.weight.numel()
+    return runners, weights
+
+
+def stock_and_dense(density, layer, images, threads):
+    """Return the like of a stock form; what it gathers on its way leaves the largest images no memory for others."""
+    compared = models(layer)
+    runners = {DENSE: by_stock_operators(compared.dense, images, threads)}
+    weights = {DENSE: compared.dense.weight.numel()}
+    runners["stock", density] = by_stock_operators(compared.stock[density], images, threads)
+    weights["stock", density] = conv_weights(compared.stock[density])
     return runners, weights
 
 
 def rows(layer, batch, threads, seconds, peak):
     """Return what was measured for one layer."""
+    images = torch.randn(batch, layer.channels, layer.size, layer.size, generator=torch.Generator().manual_seed(0))
+    found = timed(layer, ours_and_dense, images, threads, seconds, peak)
+    for density in models(layer).stock:
+        compared = functools.partial(stock_and_dense, density)
+        found += timed(layer, compared, images, threads, seconds / len(DENSITIES), peak)[1:]
+    return found
+
+
+def timed(layer, compared, images, threads, seconds, peak):
+    """Return the rows of what is compared with the dense layer in one run."""
     with torch_threads(threads):
-        runners, weights = prepared(layer, batch, threads)
+        runners, weights = compared(layer, images, threads)
         measured = measure(runners, seconds=seconds, min_rounds=5)
+    batch = len(images)
     times = {name: statistics.median(samples) for name, samples in measured.items()}
     rates = {name: 2e-6 * weights[name] * layer.pixels * batch / times[name] for name in times}
     return [
@@ -163,8 +228,8 @@ def rows(layer, batch, threads, seconds, peak):
             "layer": str(layer), "batch": batch, "threads": threads, "form": form, "density": density,
             "ms": round(milliseconds, 4), "gflops": round(rates[form, density], 1),
             "of_peak": round(rates[form, density] / peak / threads, 3),
-            "mac_ratio": round(weights["dense", 1.0] / weights[form, density], 2),
-            "speed": round(times["dense", 1.0] / milliseconds, 2),
+            "mac_ratio": round(weights[DENSE] / weights[form, density], 2),
+            "speed": round(times[DENSE] / milliseconds, 2),
             **({"of_own_dense": round(rates[form, density] / rates[form, 1.0], 3)} if (form, 1.0) in rates else {}),
         }
         for (form, density), milliseconds in times.items()
@@ -211,8 +276,8 @@ def main():
         write(options.out, found)
         speeds = {
             row["density"]: (row["speed"], row["of_own_dense"])
-            for row in found["rows"][-17:]
-            if row["form"] == "blocked"
+            for row in found["rows"]
+            if (row["layer"], row["batch"], row["threads"], row["form"]) == (name, batch, threads, "blocked")
         }
         print(name, "batch", batch, "threads", threads, speeds, flush=True)
 
