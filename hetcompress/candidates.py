@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hetcompress import kernels
 from hetcompress.errors import InputError, UsageError
 from hetcompress.graphs import onnx_bytes, ort_session, quiet, readable
 from hetcompress.latency import Prepared, prepare_onnx, prepare_torch, random_images, torch_runner
@@ -131,7 +132,9 @@ def model_candidate(name: str, model: nn.Module, image_size: tuple[int, ...], ru
     )
 
 
-def program_candidate(name: str, path: Path, input_size: tuple[int, ...] | None = None) -> Candidate:
+def program_candidate(
+    name: str, path: Path, input_size: tuple[int, ...] | None = None, *, notes: list[str] | None = None
+) -> Candidate:
     """Return what runs a program of `torch.export` in torch.
 
     Opening one can run code that the file holds.
@@ -140,6 +143,7 @@ def program_candidate(name: str, path: Path, input_size: tuple[int, ...] | None 
         name: For tables.
         path: A .pt2 file with one input.
         input_size: Sizes after the batch, where the file leaves them open.
+        notes: Takes what is to be said besides.
 
     Raises:
         InputError: The file is broken, or has several inputs.
@@ -147,6 +151,10 @@ def program_candidate(name: str, path: Path, input_size: tuple[int, ...] | None 
     """
     with readable(path), quiet():
         program = torch.export.load(path)
+    ready, reason = kernels.available()
+    ours = any(str(node.target).startswith(f"{kernels.DOMAIN}.") for node in program.graph.nodes)
+    if notes is not None and ours and not ready:
+        notes.append(f"{name} has layers in our kernel, which run dense here: {reason}")
     wanted = program.graph_signature.user_inputs
     if len(wanted) != 1:
         raise InputError(

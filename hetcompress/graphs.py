@@ -168,6 +168,7 @@ def _serialized(program: torch.onnx.ONNXProgram, forms: Placed) -> bytes:
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     from hetcompress.kernels.fusion import fuse
+    from hetcompress.kernels.onnx_export import say_what_is_needed_
     from hetcompress.onnx_forms import put_in_place
     from hetcompress.onnx_writing import serialised_
 
@@ -184,6 +185,7 @@ def _serialized(program: torch.onnx.ONNXProgram, forms: Placed) -> bytes:
     put_in_place(proto, forms)
     fuse(proto)
     onnx.helper.set_model_props(proto, {"hetcompress": __version__})
+    say_what_is_needed_(proto)
     _check(proto)
     return serialised_(proto)
 

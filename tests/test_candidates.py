@@ -11,6 +11,7 @@ from torch import nn
 from hetcompress.benchmarking import side_by_side
 from hetcompress.candidates import model_candidate, onnx_candidate, program_candidate
 from hetcompress.errors import HetCompressError, InputError, UsageError
+from hetcompress.kernels import VectorBlockConv2d
 
 
 def write(path: Path, *, sizes: list[Any], kind: str = "FLOAT", inputs: int = 1, external: bool = False) -> Path:
@@ -100,6 +101,18 @@ def test_a_file_that_fails_when_it_runs_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="net: expected a model that runs an input of 1x5x8x8, found") as caught:
         side_by_side([broken], batch=1, threads=1)
     assert "\n" not in str(caught.value)
+
+
+def test_a_program_that_lacks_its_kernel_is_no_slow_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = VectorBlockConv2d.from_pruned(nn.Conv2d(16, 16, 3), 16)
+    torch.export.save(torch.export.export(layer, (torch.zeros(1, 16, 8, 8),)), tmp_path / "a.pt2")
+    notes: list[str] = []
+    monkeypatch.setattr("hetcompress.kernels.available", lambda: (True, "portable"))
+    program_candidate("a.pt2", tmp_path / "a.pt2", notes=notes)
+    assert notes == []
+    monkeypatch.setattr("hetcompress.kernels.available", lambda: (False, "the library is not built"))
+    program_candidate("a.pt2", tmp_path / "a.pt2", notes=notes)
+    assert notes == ["a.pt2 has layers in our kernel, which run dense here: the library is not built"]
 
 
 def test_programs_and_models_run_in_torch(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """What the documentation shows really runs."""
 
 import importlib.util
-import json
 import re
 
 import pytest
@@ -40,6 +39,6 @@ def test_the_table_of_accuracies_is_that_of_the_rows():
     spec = importlib.util.spec_from_file_location("accuracy_table", folder / "table.py")
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
-    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
     page = (REPO / "docs" / "method.md").read_text()
-    assert made.put(page, made.table(rows)) == page, "run benchmarks/accuracy/table.py --into docs/method.md"
+    texts = made.tables(folder / "rows.jsonl", folder / "ablation.jsonl")
+    assert made.put(page, texts) == page, "run benchmarks/accuracy/table.py --into docs/method.md"

@@ -2,8 +2,9 @@
 
     python benchmarks/accuracy/ablation.py cifar10-resnet20-5x resnet20-12fca82f.th --epochs 2 --data-root DIR
 
-`--only` names the changes to try, of those in `CHANGES`.  Rows that stand in --out are not made again.  These runs
-choose settings by the test images, so their accuracies are optimistic by a little and prove nothing.
+`--only` names the changes to try, of those in `CHANGES`.  Rows that stand in --out are not made again unless the recipe
+has changed since.  These runs choose settings by the test images, so their accuracies are optimistic by a little and
+prove nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from accuracy import rows_of
+import relaxations
+from accuracy import fresh_rows_of
 
 from hetcompress import pipeline, schedules
 from hetcompress.artifacts import RunFolder
@@ -30,36 +32,41 @@ from hetcompress.training import TrainSettings
 
 HERE = Path(__file__).parent
 CONSTANTS = {
-    "floor": "hetcompress.pruning.FLOOR",
-    "averaging": "hetcompress.learners.SensitivityLearner.momentum",
+    "floor": "hetcompress.allocation.FLOOR",
     "easing": "hetcompress.learners.cubic",
+    "learner": "hetcompress.finetuning.learner_of",
 }
 """What no option sets."""
 
-GRAIN = ("granularity", "family", "group_out", "group_in")
-SHORT = {"stage1": 0.25}
+GRAIN = ("granularity", "family", "family_arguments", "group_out", "group_in")
+FINE = {"group_out": 8, "group_in": 1}
+LIBRARY = {"family": "rigid", **FINE}
 CHANGES: dict[str, dict[str, Any]] = {
     "nothing": {},
-    "stage1 .15": {"stage1": 0.15},
-    "stage1 .25": SHORT,
-    "stage1 .4": {"stage1": 0.4},
-    "stage1 .8": {"stage1": 0.8},
-    "linear budget": {"easing": schedules.linear},
-    "lr .02": {"lr": 0.02},
-    "stage1 .25, lr .02": {**SHORT, "lr": 0.02},
-    "stage1 .25, lr .1": {**SHORT, "lr": 0.1},
-    "stage1 .25, floor .15": {**SHORT, "floor": 0.15},
-    "stage1 .25, 8 filters": {**SHORT, "group_out": 8, "group_in": 1},
-    "all filters": {"group_out": "all", "group_in": 1},
-    "channels": {"granularity": "channels"},
-    "magnitude": {"method": "magnitude"},
-    "penalty": {"method": "penalty"},
-    "averaging .9": {"averaging": 0.9},
+    "method magnitude": {"method": "magnitude"},
+    "sensitivity and magnitude": {"learner": relaxations.both},
+    "method penalty, as in LHC": {"method": "penalty"},
+    "method penalty, logits learn 30 times as fast": {"method": "penalty", "logit_lr": 30.0},
+    "method penalty, shapes of LHC's library": {"method": "penalty", **LIBRARY},
+    "hard concrete gates": {"learner": relaxations.hard_concrete},
+    "group lasso": {"learner": relaxations.group_lasso},
+    "all layers keep the same share": {"floor": 1.0},
+    "no layer is kept from vanishing": {"floor": 0.0},
+    "the budget tightens linearly": {"easing": schedules.linear},
+    "stage 1 has a quarter of the steps": {"stage1": 0.25},
+    "stage 1 has two fifths of the steps": {"stage1": 0.4},
+    "learning rate 0.06": {"lr": 0.06},
+    "learning rate 0.015": {"lr": 0.015},
     "no features": {"features": 0.0},
-    "features 30": {"features": 30.0},
     "neither features nor scores": {"distill": 0.0, "features": 0.0},
-    "weight decay 5e-4": {"weight_decay": 5e-4},
-    "EMA .99": {"ema": 0.99},
+    "single weights": {"family": "free", "group_out": 1, "group_in": 1},
+    "shapes per 16 filters": {"granularity": "vector"},
+    "shapes for all filters": {"family": "free", "group_out": "all", "group_in": 1},
+    "shapes per 16 filters and 4 channels": {"family": "free", "group_out": 16, "group_in": 4},
+    "shapes are empty, centre or full": {"family": "centre", "family_arguments": {"block": 1}, **FINE},
+    "shapes of LHC's library": LIBRARY,
+    "whole channels": {"granularity": "channels"},
+    "granularities of layers by time": {"granularity": "auto"},
 }
 """By what is said of them in the table of docs/method.md."""
 
@@ -117,9 +124,9 @@ def main() -> None:
     recipe = load_recipe(options.recipe)
     for change in options.only:
         key = {"recipe": recipe.name, "epochs": options.epochs, "seed": options.seed, "change": change}
-        if any(row["key"] == key for row in rows_of(options.out)):
+        if any(row["key"] == key for row in fresh_rows_of(options.out)):
             continue
-        row = {"key": key, **trained(options, recipe, CHANGES[change])}
+        row = {"key": key, "recipe_sha256": recipe.sha256, **trained(options, recipe, CHANGES[change])}
         line = json.dumps(row, default=lambda function: function.__name__)
         with options.out.open("a") as out:
             out.write(line + "\n")

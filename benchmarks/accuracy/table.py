@@ -1,8 +1,8 @@
-"""The rows of `accuracy.py` as a table in Markdown: means over seeds, and how far seeds lie apart.
+"""The rows of `accuracy.py` and `ablation.py` as tables in Markdown: means over seeds, and how far seeds lie apart.
 
     python benchmarks/accuracy/table.py --into docs/method.md
 
-Prints the table, or writes it between the two marks of a page.
+Prints the tables, or writes each between the two marks of a page.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from hetcompress.recipes import load_recipe, recipe_names
 
 HERE = Path(__file__).parent
 MARKS = ("<!-- rows of benchmarks/accuracy -->", "<!-- end of rows -->")
+ABLATION_MARKS = ("<!-- rows of benchmarks/accuracy/ablation.py -->", "<!-- end of changes -->")
 NAMES = {
     "ours": "hetcompress",
     "dense": "dense, trained on",
@@ -33,6 +34,9 @@ MATCHED = {"stock": ", as fast with stock operators", "kernels": ", as fast as o
 HEAD = """\
 | recipe | method | epochs | seeds | MAC ratio | time ratio, batch 1 | batch 16 | timed on | accuracy, % |
 |---|---|---|---|---|---|---|---|---|"""
+ABLATION_HEAD = """\
+| what is changed | MAC ratio | after stage 1, pruned, recalibrated | accuracy, % | against the recipe |
+|---|---|---|---|---|"""
 Row = Mapping[str, Any]
 
 
@@ -47,6 +51,22 @@ def table(rows: Sequence[Row]) -> str:
         settings.values(), key=lambda seeds: (seeds[0]["key"]["recipe"], order.index(seeds[0]["key"]["method"]))
     )
     return "\n".join([HEAD, *map(line, groups)])
+
+
+def ablation(rows: Sequence[Row]) -> str:
+    """Return the table of changes, the best first, and what each gains over none."""
+    current = sorted(filter(is_current, rows), key=lambda row: -row["after stage 2"])
+    base = next(row["after stage 2"] for row in current if row["key"]["change"] == "nothing")
+    lines = [ABLATION_HEAD]
+    for row in current:
+        mark = "**" if row["key"]["change"] == "nothing" else ""
+        end = row["after stage 2"]
+        cells = (
+            row["key"]["change"], f"{row['mac_ratio']:.2f}", f"{row['after recalibration']:.2f}", f"{end:.2f}",
+            f"{end - base:+.2f}" if not mark else "",
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(f'{mark}{cell}{mark}' if cell else '' for cell in cells)} |")
+    return "\n".join(lines)
 
 
 def line(seeds: Sequence[Row]) -> str:
@@ -69,7 +89,7 @@ def line(seeds: Sequence[Row]) -> str:
 def is_current(row: Row) -> bool:
     """Return whether a row's recipe is the same file still."""
     name = row["key"]["recipe"]
-    return name in recipe_names() and load_recipe(name).sha256 == row["recipe_sha256"]
+    return name in recipe_names() and load_recipe(name).sha256 == row.get("recipe_sha256")
 
 
 def time_ratio(seeds: Sequence[Row], place: int) -> str:
@@ -84,26 +104,35 @@ def accuracy(seeds: Sequence[Row]) -> str:
     return f"{statistics.mean(ends):.2f}" + (f" ± {statistics.stdev(ends):.2f}" if len(ends) > 1 else "")
 
 
-def put(page: str, text: str) -> str:
-    """Return a page with a text between its two marks."""
-    before, _, rest = page.partition(MARKS[0])
-    _, mark, after = rest.partition(MARKS[1])
-    if not mark:
-        raise SystemExit(f"the page needs two lines: {MARKS[0]} and {MARKS[1]}")
-    return f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}"
+def tables(rows: Path, changes: Path) -> dict[tuple[str, str], str]:
+    """Return the tables of two files by the marks between which they belong."""
+    accuracies, short = ([json.loads(line) for line in path.read_text().splitlines()] for path in (rows, changes))
+    return {MARKS: table(accuracies), ABLATION_MARKS: ablation(short)}
+
+
+def put(page: str, texts: Mapping[tuple[str, str], str]) -> str:
+    """Return a page with texts between their marks."""
+    for (begin, end), text in texts.items():
+        before, _, rest = page.partition(begin)
+        _, mark, after = rest.partition(end)
+        if not mark:
+            raise SystemExit(f"the page needs two lines: {begin} and {end}")
+        page = f"{before}{begin}\n\n{text}\n\n{end}{after}"
+    return page
 
 
 def main() -> None:
-    """Print the table, or write it into a page."""
+    """Print the tables, or write them into a page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=Path, default=HERE / "rows.jsonl")
-    parser.add_argument("--into", type=Path, help="a page with the two marks")
+    parser.add_argument("--changes", type=Path, default=HERE / "ablation.jsonl")
+    parser.add_argument("--into", type=Path, help="a page with the marks of both")
     options = parser.parse_args()
-    text = table([json.loads(row) for row in options.rows.read_text().splitlines()])
+    texts = tables(options.rows, options.changes)
     if options.into is None:
-        print(text)
+        print("\n\n".join(texts.values()))
     else:
-        options.into.write_text(put(options.into.read_text(), text))
+        options.into.write_text(put(options.into.read_text(), texts))
 
 
 if __name__ == "__main__":

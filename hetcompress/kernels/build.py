@@ -80,7 +80,8 @@ def _compiler() -> list[str]:
     for command in [shlex.split(asked)] if asked else [["c++"], ["g++"], ["clang++"]]:
         if shutil.which(command[0]):
             return command
-    raise BuildError(f"no C++ compiler: found neither {asked or 'c++, g++ nor clang++'}")
+    found = f"CXX names {asked}, which is not there" if asked else "found neither c++, g++ nor clang++"
+    raise BuildError(f"no C++ compiler: {found}")
 
 
 def _compilations(compiler: list[str], folder: Path, flags: Sequence[str]) -> list[list[str]]:

@@ -22,6 +22,8 @@ VECTORS = (4, 8, 16)
 """Vector lengths that the library has code for."""
 
 _PATHS = ("avx512", "avx2", "portable")
+_PROCESS = os.getpid()
+"""A child that is forked off and opens the library itself lacks the threads of its parent's OpenMP."""
 _OK, _INVALID = 0, 1
 
 
@@ -138,7 +140,8 @@ def _library() -> ctypes.CDLL | str:
         library.hetc_best_vector.restype = ctypes.c_int64
         library.hetc_int8_conv2d_run.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)
         library.hetc_int8_has_path.argtypes = (ctypes.c_char_p,)
-        library.hetc_int8_best_path.restype = ctypes.c_char_p
+        if os.getpid() != _PROCESS:
+            library.hetc_forked()
     except (OSError, AttributeError) as error:
         return f"the library cannot be opened: {error}"
     named = os.environ.get("HETCOMPRESS_KERNEL_PATH")

@@ -39,7 +39,7 @@ def unpack(
     """Return dense weights of some shape (filters, channels in a group, rows, columns), differentiable in `values`."""
     vector, blocks, size = values.shape[1], starts.numel() - 1, shape[1] * shape[2] * shape[3]
     counts = starts.diff().long()
-    block = counts.new_tensor(range(blocks)).repeat_interleave(counts)
+    block = counts.new_tensor(range(blocks)).repeat_interleave(counts, output_size=taps.numel())
     columns = values.new_zeros(blocks, size, vector).index_put((block, taps.long()), values)
     per_group = shape[0] // groups
     rows = columns.transpose(1, 2).reshape(groups, -1, size)[:, :per_group]

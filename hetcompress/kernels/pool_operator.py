@@ -38,7 +38,7 @@ def blocked_pool2d(images: Tensor, numbers: Sequence[int]) -> Tensor:
 
 
 def _dense(images: Tensor, numbers: Sequence[int]) -> Tensor:
-    """The same function from torch's operators, differentiable."""
+    """The same function from torch's operators, differentiable, and contiguous."""
     p = Pooling.from_numbers(numbers)
     top, left, bottom, right = p.padding
     if (top, left) != (bottom, right):
@@ -49,7 +49,7 @@ def _dense(images: Tensor, numbers: Sequence[int]) -> Tensor:
         pooled = F.avg_pool2d(images, p.kernel_size, p.stride, (top, left), p.round_up, p.count_padding)
     else:
         pooled = F.max_pool2d(images, p.kernel_size, p.stride, (top, left), ceil_mode=p.round_up)
-    return blocked(pooled, p.vector) if p.layout_out else pooled
+    return blocked(pooled, p.vector) if p.layout_out else pooled.contiguous()
 
 
 def _on_cpu(images: Tensor, numbers: Sequence[int]) -> Tensor:
@@ -76,9 +76,10 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    (images,), twice = ctx.saved_tensors, torch.is_grad_enabled()  # as for `create_graph`
     with torch.enable_grad():
-        images = ctx.saved_tensors[0].detach().requires_grad_()
-        (found,) = torch.autograd.grad(_dense(images, ctx.numbers), images, gradient)
+        images = images if twice else images.detach().requires_grad_()
+        (found,) = torch.autograd.grad(_dense(images, ctx.numbers), images, gradient, create_graph=twice)
     return found, None
 
 

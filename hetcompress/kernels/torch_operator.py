@@ -54,22 +54,24 @@ def _dense(
     images: Tensor, values: Tensor, taps: Tensor, starts: Tensor, bias: Tensor | None, residual: Tensor | None,
     numbers: Sequence[int], low: float, high: float,
 ) -> Tensor:  # fmt: skip
-    """The same function from torch's operators, differentiable."""
+    """The same function from torch's operators, differentiable; contiguous and of the images' type, as fakes are."""
     geometry, vector = Geometry.from_numbers(numbers, low, high), values.shape[1]
     size = (geometry.out_channels, geometry.in_channels // geometry.groups, *geometry.kernel_size)
-    weight = unpack(values, taps, starts, size, geometry.groups)
+    bias, residual = (x if x is None else x.to(images.dtype) for x in (bias, residual))
+    weight = unpack(values.to(images.dtype), taps, starts, size, geometry.groups)
     if geometry.layout_in:
         images = planar(images, geometry.in_channels)
     top, left, bottom, right = geometry.padding
     images = F.pad(images, (left, right, top, bottom))
-    result = F.conv2d(images, weight, bias, geometry.stride, 0, geometry.dilation, geometry.groups)
+    with torch.autocast(images.device.type, enabled=False):
+        result = F.conv2d(images, weight, bias, geometry.stride, 0, geometry.dilation, geometry.groups)
     if residual is not None:
         if geometry.layout_out:
             residual = planar(residual, geometry.out_channels)
         result = result + residual
     if geometry.low > float("-inf") or geometry.high < float("inf"):
         result = result.clamp(geometry.low, geometry.high)
-    return blocked(result, vector) if geometry.layout_out else result
+    return blocked(result, vector) if geometry.layout_out else result.contiguous()
 
 
 def _on_cpu(
@@ -94,12 +96,13 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    saved = ctx.saved_tensors
+    saved, twice = ctx.saved_tensors, torch.is_grad_enabled()  # as for `create_graph`: then the gradients have some too
     places = [i for i in (0, 1, 4, 5) if saved[i] is not None and ctx.needs_input_grad[i]]
     with torch.enable_grad():
-        inputs = [saved[i].detach().requires_grad_() if i in places else saved[i] for i in range(6)]
+        inputs = [saved[i].detach().requires_grad_() if i in places and not twice else saved[i] for i in range(6)]
         result = _dense(*inputs, *ctx.settings)
-    found = dict(zip(places, torch.autograd.grad(result, [inputs[i] for i in places], gradient), strict=True))
+    wanted = [inputs[i] for i in places]
+    found = dict(zip(places, torch.autograd.grad(result, wanted, gradient, create_graph=twice), strict=True))
     return (*(found.get(i) for i in range(6)), *(None for _ in ctx.settings))
 
 

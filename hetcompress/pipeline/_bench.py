@@ -272,7 +272,7 @@ class _Opener:
                 f"file {path}", expected="--trust-pickle beside a .pt2 program, since opening one can run code",
                 found="none", fix="pass it for a file that you made, or export as ONNX",
             )  # fmt: skip
-        return program_candidate(name, path, self.input_size)
+        return program_candidate(name, path, self.input_size, notes=self.notes)
 
     def _checkpoint(self, path: Path, name: str) -> Candidate:
         loaded = load_model(path, arch=self.arch, arguments=self.arguments, trust_pickle=self.trust)

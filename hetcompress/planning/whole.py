@@ -73,7 +73,10 @@ class PlanSettings:
         ready, reason = available()
         if self.kernels and not ready:
             raise UsageError(
-                "--kernels", expected="the compiled library", found=reason, fix="mend that, or pass --no-kernels"
+                "--kernels",
+                expected="the compiled library",
+                found=reason,
+                fix="pass --no-kernels, or build it by python -m hetcompress.kernels",
             )
         return self
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from hetcompress.errors import HetCompressError, first_line
 from hetcompress.graphs import ort_session, quiet
 from hetcompress.kernels.int8_onnx import INT8_OPERATOR
-from hetcompress.kernels.onnx_export import OPERATOR
+from hetcompress.kernels.onnx_export import OPERATOR, say_what_is_needed_
 from hetcompress.machine import Machine
 from hetcompress.version import __version__
 
@@ -201,6 +201,7 @@ class Quantiser:
         model.graph.ClearField("value_info")
         model.ClearField("metadata_props")
         onnx.helper.set_model_props(model, {"hetcompress": __version__})
+        say_what_is_needed_(model)
         onnx.checker.check_model(model, full_check=True)
         path.write_bytes(model.SerializeToString())
 

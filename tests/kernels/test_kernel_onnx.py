@@ -83,11 +83,14 @@ def test_without_the_library_an_error_says_what_the_file_needs(data, monkeypatch
         ort_session(data[1], 1)
 
 
+NAMES = ("values", "taps", "starts", "bias")
+
+
 def broken(model, change):
     proto = onnx.load_from_string(model)
     node = next(node for node in proto.graph.node if node.op_type == OPERATOR and node.domain == DOMAIN)
     values = {value.name: value for value in proto.graph.initializer}
-    change(node, {name: values[node.input[i]] for i, name in ((1, "values"), (2, "taps"), (3, "starts"))})
+    change(node, {name: values[node.input[i]] for i, name in enumerate(NAMES, 1)})
     return proto.SerializeToString()
 
 
@@ -136,6 +139,8 @@ MALFORMED = {
     "starts beyond the vectors": numbers("starts", lambda old: old + np.int32(1)),
     "starts in no order": numbers("starts", lambda old: old[::-1].copy()),
     "no starts": numbers("starts", lambda old: old[:0]),
+    "a bias of no numbers": numbers("bias", lambda old: old[:0]),
+    "limits in no order": attribute("low", float("inf")),
     "flat values": numbers("values", reshaped),
     "vectors of another length": numbers("values", lambda old: old[:, :5].copy()),
 }
@@ -145,6 +150,18 @@ MALFORMED = {
 def test_malformed_files_end_in_an_error(data, what):
     with pytest.raises(HetCompressError):
         ort_session(broken(data[1], MALFORMED[what]), 1)
+
+
+def test_a_bias_that_is_no_constant_ends_in_an_error(data):
+    """It is read when the file is opened: one that may change later would be left out, or be an old one."""
+    proto = onnx.load_from_string(data[1])
+    node = next(node for node in proto.graph.node if node.op_type == OPERATOR)
+    size = next(value for value in proto.graph.initializer if value.name == node.input[4]).dims
+    proto.graph.input.append(onnx.helper.make_tensor_value_info(node.input[4], onnx.TensorProto.FLOAT, size))
+    session = ort_session(proto.SerializeToString(), 1)
+    images = np.zeros([1, *(d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim[1:])], np.float32)
+    with pytest.raises(Exception, match="bias: expected a constant"):
+        session.run(None, {"input": images})
 
 
 MALFORMED_POOLS = {

@@ -93,9 +93,11 @@ def test_what_cannot_be_is_refused():
 
 # torch's own check looks at gradients of inner tensors
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
-def test_torch_accepts_the_operator():
-    layer = VectorBlockConv2d.from_pruned(pruned(), 16)
-    images = torch.randn(2, 20, 6, 6, requires_grad=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_torch_accepts_the_operator(dtype, memory_format):
+    layer = VectorBlockConv2d.from_pruned(pruned(), 16).to(dtype)
+    images = torch.randn(2, 20, 6, 6, dtype=dtype).to(memory_format=memory_format).requires_grad_()
     values = layer.values.detach().requires_grad_()
     torch.library.opcheck(
         torch.ops.hetcompress.vector_block_conv2d.default,
@@ -121,6 +123,39 @@ def test_gradients_are_those_of_the_dense_layer():
     whole = unpack(layer.values.grad, *kept[1:], tuple(conv.weight.shape), 1)
     inside = unpack(torch.ones_like(kept[0]), *kept[1:], tuple(conv.weight.shape), 1)
     torch.testing.assert_close(whole, conv.weight.grad * inside, rtol=1e-4, atol=1e-4)
+
+
+def test_second_derivatives_are_those_of_the_dense_layer():
+    """A penalty on the gradient by the images, beside another loss: nothing tells that a term is missing."""
+    conv = pruned()
+    layer = VectorBlockConv2d.from_pruned(conv, 16)
+    found = []
+    for module in (layer, conv):
+        images = torch.randn(2, 20, 6, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        result = module(images)
+        (gradient,) = torch.autograd.grad(result.square().sum(), images, create_graph=True)
+        (result.mean() + gradient.square().sum()).backward()
+        found.append((images.grad, module.bias.grad))
+    for mine, dense in zip(*found, strict=True):
+        torch.testing.assert_close(mine, dense, rtol=1e-3, atol=1e-3)
+
+
+def test_autocast_leaves_the_operator_alone(monkeypatch):
+    """Its results have the type that `torch.compile` was told, with the library and without."""
+    conv = pruned()
+    layer = VectorBlockConv2d.from_pruned(conv, 16)
+    images = torch.randn(2, 20, 6, 6, requires_grad=True)
+    for ready in (True, False):
+        monkeypatch.setattr("hetcompress.kernels.library.available", lambda ready=ready: (ready, ""))
+        with torch.autocast("cpu", torch.bfloat16):
+            result = layer(images)
+            result.sum().backward()
+        torch.testing.assert_close(result, conv(images), rtol=1e-4, atol=1e-4)
+        exact = torch.autograd.grad(conv(images).sum(), images)[0]
+        torch.testing.assert_close(images.grad, exact, rtol=1e-4, atol=1e-4)
+        images.grad = None
+    half = images.detach().bfloat16()
+    torch.testing.assert_close(layer(half).float(), conv(images), rtol=0.05, atol=0.05)
 
 
 def test_export_keeps_one_node_and_a_free_batch():

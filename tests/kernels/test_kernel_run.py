@@ -13,6 +13,7 @@ from kernels.cases import Case, cases, masked
 
 from hetcompress.errors import UsageError
 from hetcompress.kernels import Geometry, best_path, blocked, library_path, paths, run
+from hetcompress.kernels.build import BuildError, build
 
 pytestmark = pytest.mark.usefixtures("library")
 
@@ -132,7 +133,8 @@ def test_malformed_calls_are_refused():
     refused("groups", groups=3)
     refused("blocks", out_channels=33)
     refused("biases", bias=torch.zeros(25))
-    refused("NaN", low=float("nan"))
+    refused("ascending", low=2.0, high=1.0)
+    refused("ascending", low=float("nan"))
     refused("residual", residual=torch.zeros(1, 24, 5, 4))
     refused("path", path="avx1024")
     refused("two groups", groups=2, layout_out=1, out_channels=24, values=values)
@@ -165,3 +167,39 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["0", "0"], done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_may_open_the_library_itself():
+    code = """
+import os, torch
+from hetcompress.kernels import VectorBlockConv2d
+torch.set_num_threads(3)
+layer = VectorBlockConv2d.from_pruned(torch.nn.Conv2d(16, 64, 3, padding=1), 16)
+images = torch.ones(6, 16, 32, 32)
+torch.nn.functional.conv2d(torch.ones(3, 16, 64, 64), torch.ones(16, 16, 3, 3))
+child = os.fork()
+if child == 0:
+    with torch.no_grad():
+        os._exit(0 if layer(images).shape == (6, 64, 32, 32) else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["0"], done.stderr
+
+
+def test_without_a_compiler_nothing_is_built(tmp_path, monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BuildError, match=r"no C\+\+ compiler: found neither c\+\+, g\+\+ nor clang\+\+"):
+        build(tmp_path / "library.so")
+    monkeypatch.setenv("CXX", "/no/such/compiler")
+    with pytest.raises(BuildError, match="CXX names /no/such/compiler, which is not there"):
+        build(tmp_path / "library.so")
+    refusing = tmp_path / "refusing"
+    refusing.write_text("#!/bin/sh\necho 'x.cpp:1: error: no vector types here' >&2\nexit 1\n")
+    refusing.chmod(0o755)
+    monkeypatch.setenv("CXX", str(refusing))
+    with pytest.raises(BuildError, match="error: no vector types here"):
+        build(tmp_path / "library.so")
+    assert not (tmp_path / "library.so").exists()

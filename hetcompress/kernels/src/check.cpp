@@ -1,7 +1,7 @@
 #include "check.h"
 
 #include <algorithm>
-#include <cmath>
+#include <limits>
 #include <string>
 
 namespace hetc {
@@ -69,7 +69,9 @@ void check_sizes(const hetc_conv2d& call) {
   require(!call.blocked_out || call.groups == 1 || call.out_channels / call.groups % call.vector == 0,
           "blocked_out: a block of filters would belong to two groups");
   between("threads", call.threads, 1, 1024);
-  require(!std::isnan(call.low) && !std::isnan(call.high), "low, high: expected numbers, found NaN");
+  const float infinite = std::numeric_limits<float>::infinity();  // neither may be a NaN, which compares false
+  require(call.low <= call.high && call.low < infinite && call.high > -infinite,
+          "low, high: expected two numbers in ascending order");
 }
 
 void check_buffers(const hetc_conv2d& call) {

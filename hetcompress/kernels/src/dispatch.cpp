@@ -62,4 +62,3 @@ extern "C" int hetc_has_path(const char* path) { return hetc::find_path(path) !=
 extern "C" const char* hetc_best_path(void) { return hetc::find_path(nullptr)->name; }
 extern "C" int64_t hetc_best_vector(void) { return hetc::find_path(nullptr)->best_vector; }
 extern "C" int hetc_int8_has_path(const char* path) { return hetc::find_int8_path(path) != nullptr; }
-extern "C" const char* hetc_int8_best_path(void) { return hetc::find_int8_path(nullptr)->name; }

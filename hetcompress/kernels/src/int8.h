@@ -30,9 +30,8 @@ typedef struct hetc_int8_conv2d {
 /* As `hetc_conv2d_run`. */
 HETC_EXPORT int hetc_int8_conv2d_run(const hetc_int8_conv2d* call, char* message, size_t message_size);
 
-/* Whether this processor runs a path, and the best one. */
+/* Whether this processor runs a path. */
 HETC_EXPORT int hetc_int8_has_path(const char* path);
-HETC_EXPORT const char* hetc_int8_best_path(void);
 
 #ifdef __cplusplus
 }

@@ -67,6 +67,7 @@ class Kernel {
 
   void compute(ort::KernelContext* context) {
     hetc_int8_conv2d call = call_;
+    require_constant(api_, context, kBias, call.bias, "bias");
     const Tensor images = input(api_, context, kImages, ort::kUint8, "images");
     set_sizes(call.conv, images.sizes);
     call.input = static_cast<const uint8_t*>(images.data);

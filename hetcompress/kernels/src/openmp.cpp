@@ -6,6 +6,8 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
+#include <atomic>
+
 namespace hetc {
 namespace {
 
@@ -28,18 +30,22 @@ void enter(void* data) {
   team.body(team.argument, static_cast<size_t>(team.number()));
 }
 
-// OpenMP's threads do not exist in a child that was forked off.
+// OpenMP's threads do not exist in a child that was forked off: where that happened after the library was loaded, the
+// process is another one, where it happened before, the caller says so.
 const pid_t loaded = getpid();
+std::atomic<bool> forked{false};
 
 }  // namespace
 
 bool run_on_openmp(size_t slots, hetc_body body, void* argument) {
   static const auto parallel = named<Parallel>("GOMP_parallel");
   static const auto number = named<Number>("omp_get_thread_num");
-  if (!parallel || !number || getpid() != loaded) return false;
+  if (!parallel || !number || forked || getpid() != loaded) return false;
   Team team{body, argument, number};
   parallel(enter, &team, static_cast<unsigned>(slots), 0);
   return true;
 }
 
 }  // namespace hetc
+
+extern "C" void hetc_forked() { hetc::forked = true; }

@@ -34,6 +34,7 @@ class Kernel {
 
   void compute(ort::KernelContext* context) {
     hetc_conv2d call = call_;
+    require_constant(api_, context, kBias, call.bias, "bias");
     const Tensor images = input(api_, context, kImages, ort::kFloat, "images");
     set_sizes(call, images.sizes);
     call.input = static_cast<const float*>(images.data);

@@ -64,6 +64,16 @@ Tensor input(const ort::Api& api, const ort::KernelContext* context, size_t inde
   return value ? read(api, value, type, name) : Tensor();
 }
 
+void require_constant(const ort::Api& api, const ort::KernelContext* context, size_t index, const void* found,
+                      const char* name) {
+  if (found) return;
+  size_t count = 0;
+  ok(api.input_count(context, &count));
+  const ort::Value* value = nullptr;
+  if (index < count) ok(api.input(context, index, &value));
+  if (value) throw Invalid(std::string(name) + ": expected a constant of the file, no input that may change");
+}
+
 void* output(const ort::Api& api, ort::KernelContext* context, const std::vector<int64_t>& sizes) {
   ort::Value* value = nullptr;
   ok(api.output(context, 0, sizes.data(), sizes.size(), &value));
@@ -98,7 +108,8 @@ void read_lists(const Tensor& values, const Tensor& taps, const Tensor& starts, 
     throw Invalid("values, taps, starts: expected constants of 2, 1 and 1 dimensions");
   }
   if (taps.elements() != values.sizes[0]) throw Invalid("taps: expected one for each vector");
-  if (bias.data && bias.elements() != call.out_channels) throw Invalid("bias: expected one for each filter");
+  const bool has_bias = bias.data || !bias.sizes.empty();  // one without elements has no data
+  if (has_bias && bias.elements() != call.out_channels) throw Invalid("bias: expected one for each filter");
   call.vector = values.sizes[1];
   call.vectors = values.sizes[0];
   call.blocks = starts.elements() - 1;

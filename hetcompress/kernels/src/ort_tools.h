@@ -33,6 +33,9 @@ Tensor read(const ort::Api& api, const ort::Value* value, ort::ElementType type,
 Tensor constant(const ort::Api& api, const ort::KernelInfo* info, size_t index, ort::ElementType type, const char* name);
 Tensor input(const ort::Api& api, const ort::KernelContext* context, size_t index, ort::ElementType type,
              const char* name);
+// Throws where an input is there that `constant` did not find: only what is fixed in the file is read when it is opened.
+void require_constant(const ort::Api& api, const ort::KernelContext* context, size_t index, const void* found,
+                      const char* name);
 void* output(const ort::Api& api, ort::KernelContext* context, const std::vector<int64_t>& sizes);
 
 int64_t integer(const ort::Api& api, const ort::KernelInfo* info, const char* name);

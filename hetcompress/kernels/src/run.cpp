@@ -222,7 +222,7 @@ class Run {
         for (int64_t column = 0, i = 0; i < across.parts; column += across.length(i), ++i) {
           run_tiles(here, input, band, column, static_cast<int>(across.length(i)), block, last);
         }
-        if (!call_.blocked_out) store(strip, here, band, block, last);
+        if (!call_.blocked_out) store(here, band, block, last);
         for (int i = 0; i < here.rows; ++i) row.next(strip);
       }
     }
@@ -283,13 +283,12 @@ class Run {
     }
   }
 
-  void store(const Strip& strip, const Band& band, const float* results, int64_t block, int64_t last) const {
+  void store(const Band& band, const float* results, int64_t block, int64_t last) const {
     Store store;
     store.plane = call_.out_height * call_.out_width;
     store.low = call_.low;
     store.high = call_.high;
     store.clamp = clamp_;
-    (void)strip;
     for (int64_t first = block; block < last; ++block) {
       const int64_t at = first_filter(block) * store.plane;
       store.filters = filters(block);

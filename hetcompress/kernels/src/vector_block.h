@@ -79,6 +79,8 @@ HETC_EXPORT int hetc_has_path(const char* path);
 HETC_EXPORT const char* hetc_best_path(void);
 /* The vector length V that the best path runs fastest. */
 HETC_EXPORT int64_t hetc_best_vector(void);
+/* Says that this process was forked off before it loaded the library, by one whose threads it therefore lacks. */
+HETC_EXPORT void hetc_forked(void);
 
 #ifdef __cplusplus
 }
