@@ -158,7 +158,7 @@ def test_malformed_calls_are_refused():
     refused("biases", bias=torch.zeros(25, dtype=torch.int32))
     refused("residual", residual=torch.zeros(1, 24, 5, 4, dtype=torch.uint8))
     refused("path", path="avx1024")
-    refused("NaN", geometry=other(low=float("nan")))
+    refused("ascending", geometry=other(low=float("nan")))
 
 
 @pytest.mark.parametrize(("scale", "zero"), [(0.0, 0), (-1.0, 0), (INF, 0), (float("nan"), 0), (1.0, 256), (1.0, -1)])

@@ -8,6 +8,7 @@
 #include "dispatch.h"
 #include "memory.h"
 #include "report.h"
+#include "shares.h"
 #include "threads.h"
 
 namespace hetc {
@@ -22,18 +23,18 @@ class Int8Run {
  public:
   Int8Run(const hetc_int8_conv2d& call, const Int8Path& path, const Int8Weights& weights, const Int8Strips& strips,
           const int32_t* offsets)
-      : call_(call), conv_(call.conv), path_(path), weights_(weights), strips_(strips), offsets_(offsets) {
+      : call_(call), conv_(call.conv), path_(path), weights_(weights), strips_(strips), offsets_(offsets),
+        shares_(weights.starts, call.conv.blocks, call.conv.threads, strips.count) {
     per_group_ = conv_.out_channels / conv_.groups;
     group_blocks_ = conv_.blocks / conv_.groups;
     pixels_ = conv_.out_height * conv_.out_width;
     set_limits();
-    share_out();
     place_columns();
     size_groups();
   }
 
   void run() {
-    const auto slots = static_cast<size_t>(std::min(conv_.threads, tasks_));
+    const auto slots = static_cast<size_t>(std::min(conv_.threads, shares_.tasks));
     const int64_t bytes = strips_.direct ? 0 : conv_.in_channels * strips_.channel + path_.lanes;
     slot_floats_ = ceil_div(bytes, kCacheLine) * kCacheLine / 4;
     const Scratch scratch(slot_floats_ * static_cast<int64_t>(slots));
@@ -60,22 +61,6 @@ class Int8Run {
   }
 
   // Strips alone if there is one for each thread; else also ranges of blocks, with the like number of units.
-  void share_out() {
-    ranges_ = std::min(conv_.blocks, ceil_div(conv_.threads, strips_.count));
-    tasks_ = strips_.count * ranges_;
-    bounds_.assign(1, 0);
-    const double all = static_cast<double>(weights_.starts.back() + conv_.blocks);
-    for (int64_t block = 0; block < conv_.blocks; ++block) {
-      const auto range = static_cast<double>(bounds_.size());
-      const auto before = static_cast<double>(weights_.starts[block + 1] + block + 1);
-      if (range < static_cast<double>(ranges_) && before >= all * range / static_cast<double>(ranges_)) {
-        bounds_.push_back(block + 1);
-      }
-    }
-    bounds_.resize(static_cast<size_t>(ranges_) + 1, conv_.blocks);
-    bounds_.back() = conv_.blocks;
-  }
-
   void place_columns() {
     const int64_t step = conv_.stride[1];
     for (int64_t phase : strips_.column_axis.phases) {
@@ -100,8 +85,8 @@ class Int8Run {
   void work(int64_t slot) {
     auto* const scratch = reinterpret_cast<uint8_t*>(scratch_ + slot * slot_floats_);
     int64_t filled = -1;
-    for (int64_t task = next_++; task < tasks_; task = next_++) {
-      const int64_t index = task / ranges_, range = task % ranges_;
+    for (int64_t task = next_++; task < shares_.tasks; task = next_++) {
+      const int64_t index = task / shares_.ranges, range = task % shares_.ranges;
       const Strip strip = strip_at(index);
       const uint8_t* input = scratch;
       if (strips_.direct) {
@@ -110,7 +95,7 @@ class Int8Run {
         fill(strip, scratch);
       }
       filled = index;
-      convolve(strip, input, bounds_[static_cast<size_t>(range)], bounds_[static_cast<size_t>(range) + 1]);
+      convolve(strip, input, shares_.bounds[static_cast<size_t>(range)], shares_.bounds[static_cast<size_t>(range) + 1]);
     }
   }
 
@@ -218,10 +203,10 @@ class Int8Run {
   const Int8Weights& weights_;
   const Int8Strips& strips_;
   const int32_t* const offsets_;
+  const Shares shares_;
   int64_t per_group_, group_blocks_, pixels_;
   float low_, high_;
-  int64_t ranges_, tasks_, group_ = 1, slot_floats_ = 0;
-  std::vector<int64_t> bounds_;
+  int64_t group_ = 1, slot_floats_ = 0;
   std::vector<Columns> columns_;  // of each phase
   float* scratch_ = nullptr;
   std::atomic<int64_t> next_{0};

@@ -76,88 +76,54 @@ TileFunction tile_of(int rows, int columns) {
   return rows >= 1 && rows <= kMaxRows && columns >= 1 && columns <= kMaxPixels ? TileTable<V>::entries[index] : nullptr;
 }
 
-TileFunction tile(int vector, int rows, int columns) {
+template <int V>
+struct Length {
+  static constexpr int value = V;
+};
+
+// What `of` makes of a vector length, or null for one that there is no code for.
+template <typename Of>
+auto at_length(int vector, Of of) -> decltype(of(Length<16>())) {
   switch (vector) {
-    case 4: return tile_of<4>(rows, columns);
-    case 8: return tile_of<8>(rows, columns);
-    case 16: return tile_of<16>(rows, columns);
+    case 4: return of(Length<4>());
+    case 8: return of(Length<8>());
+    case 16: return of(Length<16>());
     default: return nullptr;
   }
 }
 
-template <int V>
-FillFunction fill_of(bool blocked) {
-  return blocked ? fill_blocked<V> : fill_planar<V>;
+TileFunction tile(int vector, int rows, int columns) {
+  return at_length(vector, [=](auto v) { return tile_of<v.value>(rows, columns); });
 }
 
 FillFunction fill(int vector, bool blocked) {
-  switch (vector) {
-    case 4: return fill_of<4>(blocked);
-    case 8: return fill_of<8>(blocked);
-    case 16: return fill_of<16>(blocked);
-    default: return nullptr;
-  }
+  return at_length(vector, [=](auto v) -> FillFunction { return blocked ? fill_blocked<v.value> : fill_planar<v.value>; });
 }
 
 StoreFunction store(int vector) {
-  switch (vector) {
-    case 4: return store_planar<4>;
-    case 8: return store_planar<8>;
-    case 16: return store_planar<16>;
-    default: return nullptr;
-  }
-}
-
-template <int V>
-PoolFunction pool_of(bool average) {
-  return average ? pool_average<V> : pool_largest<V>;
+  return at_length(vector, [](auto v) -> StoreFunction { return store_planar<v.value>; });
 }
 
 PoolFunction pool(int vector, bool average) {
-  switch (vector) {
-    case 4: return pool_of<4>(average);
-    case 8: return pool_of<8>(average);
-    case 16: return pool_of<16>(average);
-    default: return nullptr;
-  }
+  return at_length(vector, [=](auto v) -> PoolFunction { return average ? pool_average<v.value> : pool_largest<v.value>; });
 }
 
-template <int V>
-WidenFunction widen_of() {
-  if constexpr (pixels_in_register(V) > 1) {
-    return widen<V>;
-  } else {
+WidenFunction widen_for(int vector) {
+  return at_length(vector, [](auto v) -> WidenFunction {
+    if constexpr (pixels_in_register(v.value) > 1) return widen<v.value>;
     return nullptr;
-  }
-}
-
-WidenFunction widen(int vector) {
-  switch (vector) {
-    case 4: return widen_of<4>();
-    case 8: return widen_of<8>();
-    default: return nullptr;
-  }
-}
-
-template <int V>
-FillFunction fill_wide_of() {
-  if constexpr (pixels_in_register(V) > 1) {
-    return fill_wide<V>;
-  } else {
-    return nullptr;
-  }
+  });
 }
 
 FillFunction fill_wide_for(int vector) {
-  switch (vector) {
-    case 4: return fill_wide_of<4>();
-    case 8: return fill_wide_of<8>();
-    default: return nullptr;
-  }
+  return at_length(vector, [](auto v) -> FillFunction {
+    if constexpr (pixels_in_register(v.value) > 1) return fill_wide<v.value>;
+    return nullptr;
+  });
 }
 
 constexpr Path kPath = {HETC_NAME(HETC_PATH), kRegisterFloats, columns_of, pixels_in_register,
-                        tile, fill, widen, fill_wide_for, store, pool};
+                        tile, fill, widen_for, fill_wide_for, store, pool};
 
 }  // namespace
 

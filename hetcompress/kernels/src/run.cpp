@@ -6,6 +6,7 @@
 #include "memory.h"
 #include "run.h"
 #include "shape.h"
+#include "shares.h"
 #include "threads.h"
 
 namespace hetc {
@@ -36,7 +37,8 @@ constexpr double kFewest = 8;      // pixels: a shorter chain of additions has t
 class Run {
  public:
   Run(const hetc_conv2d& call, const Path& path, const Strips& strips, const int32_t* offsets)
-      : call_(call), path_(path), strips_(strips), offsets_(offsets), bias_(allocate(call.blocks * call.vector)) {
+      : call_(call), path_(path), strips_(strips), offsets_(offsets),
+        shares_(call.starts, call.blocks, call.threads, strips.count), bias_(allocate(call.blocks * call.vector)) {
     vector_ = static_cast<int>(call.vector);
     per_group_ = call.out_channels / call.groups;
     group_blocks_ = call.blocks / call.groups;
@@ -49,12 +51,11 @@ class Run {
     out_image_ = call.output_size / call.batch;
     lay_out_bias();
     place_columns();
-    share_out();
     size_tiles();
   }
 
   void run() {
-    const auto slots = static_cast<size_t>(std::min(call_.threads, tasks_));
+    const auto slots = static_cast<size_t>(std::min(call_.threads, shares_.tasks));
     strip_floats_ = strips_.direct ? 0 : strips_.image * strips_.images;
     // one channel block on its way to places of several pixels; the last place reads that many of them
     const int64_t narrow_floats = widen_ ? strips_.channel_block / strips_.pixels + strips_.lanes : 0;
@@ -94,37 +95,20 @@ class Run {
     row_slots_ = strips_.row_axis.slots(call_.stride[0]);
   }
 
-  // Strips alone if there is one for each thread; else also ranges of blocks, with the like number of vectors.
-  void share_out() {
-    ranges_ = strips_.count == 0 ? 1 : std::min(call_.blocks, ceil_div(call_.threads, strips_.count));
-    tasks_ = strips_.count * ranges_;
-    bounds_.assign(1, 0);
-    const double all = static_cast<double>(call_.vectors) + static_cast<double>(call_.blocks);
-    for (int64_t block = 0; block < call_.blocks; ++block) {
-      const double before = static_cast<double>(call_.starts[block + 1]) + static_cast<double>(block + 1);
-      const auto range = static_cast<double>(bounds_.size());
-      if (range < static_cast<double>(ranges_) && before >= all * range / static_cast<double>(ranges_)) {
-        bounds_.push_back(block + 1);
-      }
-    }
-    bounds_.resize(static_cast<size_t>(ranges_) + 1, call_.blocks);
-    bounds_.back() = call_.blocks;
-  }
-
   static void body(void* self, size_t slot) { static_cast<Run*>(self)->work(static_cast<int64_t>(slot)); }
 
   void work(int64_t slot) {
     float* const scratch = scratch_ + slot * slot_floats_;
     int64_t filled = -1;
-    for (int64_t task = next_++; task < tasks_; task = next_++) {
-      const int64_t index = task / ranges_, range = task % ranges_;
+    for (int64_t task = next_++; task < shares_.tasks; task = next_++) {
+      const int64_t index = task / shares_.ranges, range = task % shares_.ranges;
       const Strip strip = strip_at(index);
       if (!strips_.direct && filled != index) fill(strip, scratch, scratch + strip_floats_);
       filled = index;
       const float* const input =
           strips_.direct ? call_.input + strip.image * strips_.image + strip.first_row * strips_.columns * strips_.lanes
                          : scratch;
-      const auto bound = bounds_.begin() + range;
+      const auto bound = shares_.bounds.begin() + range;
       convolve(strip, input, scratch + strip_floats_, bound[0], bound[1]);
     }
   }
@@ -173,9 +157,9 @@ class Run {
   void size_tiles() {
     int64_t weights = 0;  // of the heaviest task
     int64_t most_blocks = 1;
-    for (size_t range = 0; range + 1 < bounds_.size(); ++range) {
-      weights = std::max<int64_t>(weights, call_.starts[bounds_[range + 1]] - call_.starts[bounds_[range]]);
-      most_blocks = std::max(most_blocks, bounds_[range + 1] - bounds_[range]);
+    for (size_t range = 0; range + 1 < shares_.bounds.size(); ++range) {
+      weights = std::max<int64_t>(weights, call_.starts[shares_.bounds[range + 1]] - call_.starts[shares_.bounds[range]]);
+      most_blocks = std::max(most_blocks, shares_.bounds[range + 1] - shares_.bounds[range]);
     }
     // few weights: they stay cached, and a tile's input is read by one block after the other while it is; many: a
     // block's weights are used for the whole strip before the next block's come
@@ -315,6 +299,7 @@ class Run {
   const Path& path_;
   const Strips& strips_;
   const int32_t* const offsets_;
+  const Shares shares_;
   const Buffer bias_;  // [blocks][V]
   int vector_;
   int64_t per_group_, group_blocks_;
@@ -327,8 +312,7 @@ class Run {
   std::vector<int32_t> column_at_, row_slots_;
   TileSize size_ = {1, 1};
   int64_t step_ = 1, band_ = 0;  // blocks that share a band; elements of a block's band
-  int64_t ranges_, tasks_, strip_floats_ = 0, band_floats_ = 0, slot_floats_ = 0;
-  std::vector<int64_t> bounds_;
+  int64_t strip_floats_ = 0, band_floats_ = 0, slot_floats_ = 0;
   float* scratch_ = nullptr;
   std::atomic<int64_t> next_{0};
 };
