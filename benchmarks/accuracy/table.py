@@ -35,8 +35,8 @@ HEAD = """\
 | recipe | method | epochs | seeds | MAC ratio | time ratio, batch 1 | batch 16 | timed on | accuracy, % |
 |---|---|---|---|---|---|---|---|---|"""
 ABLATION_HEAD = """\
-| what is changed | MAC ratio | after stage 1, pruned, recalibrated | accuracy, % | against the recipe |
-|---|---|---|---|---|"""
+| what is changed | epochs | seed | after stage 1, pruned, recalibrated | accuracy, % | against the recipe |
+|---|---|---|---|---|---|"""
 Row = Mapping[str, Any]
 
 
@@ -54,18 +54,19 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def ablation(rows: Sequence[Row]) -> str:
-    """Return the table of changes, the best first, and what each gains over none."""
+    """Return the table of changes, the best first, and what each gains over none with the same epochs and seed."""
     current = sorted(filter(is_current, rows), key=lambda row: -row["after stage 2"])
-    base = next(row["after stage 2"] for row in current if row["key"]["change"] == "nothing")
+    alike = [(row["key"]["epochs"], row["key"]["seed"]) for row in current]
+    base = {place: row for place, row in zip(alike, current, strict=True) if row["key"]["change"] == "nothing"}
     lines = [ABLATION_HEAD]
-    for row in current:
-        mark = "**" if row["key"]["change"] == "nothing" else ""
-        end = row["after stage 2"]
+    for place, row in zip(alike, current, strict=True):
+        end, unchanged = row["after stage 2"], base.get(place)
+        gain = "" if unchanged in (None, row) else f"{end - unchanged['after stage 2']:+.2f}"
+        mark = "**" if row is unchanged else ""
         cells = (
-            row["key"]["change"], f"{row['mac_ratio']:.2f}", f"{row['after recalibration']:.2f}", f"{end:.2f}",
-            f"{end - base:+.2f}" if not mark else "",
+            row["key"]["change"], f"{place[0]:g}", place[1], f"{row['after recalibration']:.2f}", f"{end:.2f}", gain,
         )  # fmt: skip
-        lines.append(f"| {' | '.join(f'{mark}{cell}{mark}' if cell else '' for cell in cells)} |")
+        lines.append(f"| {' | '.join(f'{mark}{cell}{mark}' if cell != '' else '' for cell in cells)} |")
     return "\n".join(lines)
 
 
