@@ -1,8 +1,8 @@
 """What of a call depends on sizes and positions alone, worked out once for each layer and image size.
 
 Checking a call and finding where each kept vector reads takes as long as a small layer's arithmetic.  Plans live as
-long as the positions that they were made from, and are made anew when those change; what is written through `.data`, which
-torch does not count as a change, they do not see.
+long as the positions that they were made from, and are made anew when those change.  What is written through `.data`
+they do not see: torch does not count it as a change.
 """
 
 from __future__ import annotations
