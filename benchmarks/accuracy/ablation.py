@@ -19,6 +19,7 @@ from typing import Any
 from unittest import mock
 
 import relaxations
+import scores
 from accuracy import fresh_rows_of
 
 from hetcompress import pipeline, schedules
@@ -44,7 +45,9 @@ LIBRARY = {"family": "rigid", **FINE}
 CHANGES: dict[str, dict[str, Any]] = {
     "nothing": {},
     "method magnitude": {"method": "magnitude"},
-    "sensitivity and magnitude": {"learner": relaxations.both},
+    "sensitivity and magnitude": {"learner": scores.geometric_mean},
+    "taps by magnitude, layers by sensitivity": {"learner": scores.layers_by_sensitivity},
+    "taps by sensitivity, layers by magnitude": {"learner": scores.layers_by_magnitude},
     "method penalty, as in LHC": {"method": "penalty"},
     "method penalty, logits learn 30 times as fast": {"method": "penalty", "logit_lr": 30.0},
     "method penalty, shapes of LHC's library": {"method": "penalty", **LIBRARY},

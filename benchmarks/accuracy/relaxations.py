@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from hetcompress.budgets import Budget
 from hetcompress.goals import ShapeSettings
-from hetcompress.learners import SensitivityLearner, ShapeLearner
+from hetcompress.learners import ShapeLearner
 from hetcompress.nn import LearnableHetConv2d
 from hetcompress.pruning import magnitudes, worths
 from hetcompress.schedules import linear, penalty_weight
 from hetcompress.surgery import named_modules_of
 
-__all__ = ["Both", "GroupLasso", "HardConcrete", "both", "group_lasso", "hard_concrete"]
+__all__ = ["GroupLasso", "HardConcrete", "group_lasso", "hard_concrete"]
 
 
 class HardConcrete(ShapeLearner):
@@ -139,21 +139,6 @@ class GroupLasso(ShapeLearner):
     def final_logits(self) -> dict[str, Tensor]:
         """Return what magnitudes make groups worth."""
         return worths(self.layers, magnitudes(self.layers), self.budget.wiring)
-
-
-class Both(SensitivityLearner):
-    """A tap is worth the geometric mean of its sensitivity and its magnitude."""
-
-    def scores(self) -> dict[str, Tensor]:
-        """Return it, scaled to a mean of 1 over all layers."""
-        sensitivities, sizes = super().scores(), magnitudes(self.layers)
-        means = {name: (sensitivities[name] * sizes[name]).sqrt() for name in sizes}
-        return {name: value / torch.cat([v.flatten() for v in means.values()]).mean() for name, value in means.items()}
-
-
-def both(model: nn.Module, shapes: ShapeSettings, budget: Budget, _image_size: tuple[int, int, int]) -> Both:
-    """Return the learner, as `hetcompress.goals.learner_of` does."""
-    return Both(named_modules_of(model, LearnableHetConv2d), budget, ramp=shapes.ramp, every=shapes.every)
 
 
 def hard_concrete(

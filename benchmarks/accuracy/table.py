@@ -35,8 +35,8 @@ HEAD = """\
 | recipe | method | epochs | seeds | MAC ratio | time ratio, batch 1 | batch 16 | timed on | accuracy, % |
 |---|---|---|---|---|---|---|---|---|"""
 ABLATION_HEAD = """\
-| what is changed | epochs | seed | after stage 1, pruned, recalibrated | accuracy, % | against the recipe |
-|---|---|---|---|---|---|"""
+| recipe | epochs | what is changed | seeds | after stage 1, pruned, recalibrated | accuracy, % | against the recipe |
+|---|---|---|---|---|---|---|"""
 Row = Mapping[str, Any]
 
 
@@ -54,20 +54,37 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def ablation(rows: Sequence[Row]) -> str:
-    """Return the table of changes, the best first, and what each gains over none with the same epochs and seed."""
-    current = sorted(filter(is_current, rows), key=lambda row: -row["after stage 2"])
-    alike = [(row["key"]["epochs"], row["key"]["seed"]) for row in current]
-    base = {place: row for place, row in zip(alike, current, strict=True) if row["key"]["change"] == "nothing"}
+    """Return the table of changes: recipe by recipe and length by length, the best first."""
+    runs: dict[tuple[str, float], dict[str, dict[int, Row]]] = defaultdict(lambda: defaultdict(dict))
+    for row in filter(is_current, rows):
+        key = row["key"]
+        runs[key["recipe"], key["epochs"]][key["change"]][key["seed"]] = row
     lines = [ABLATION_HEAD]
-    for place, row in zip(alike, current, strict=True):
-        end, unchanged = row["after stage 2"], base.get(place)
-        gain = "" if unchanged in (None, row) else f"{end - unchanged['after stage 2']:+.2f}"
-        mark = "**" if row is unchanged else ""
-        cells = (
-            row["key"]["change"], f"{place[0]:g}", place[1], f"{row['after recalibration']:.2f}", f"{end:.2f}", gain,
-        )  # fmt: skip
-        lines.append(f"| {' | '.join(f'{mark}{cell}{mark}' if cell != '' else '' for cell in cells)} |")
+    for (recipe, epochs), changes in sorted(runs.items()):
+        best_first = sorted(changes.items(), key=lambda item: -mean_of(item[1], "after stage 2"))
+        for change, seeds in best_first:
+            mark = "**" if change == "nothing" else ""
+            cells = (
+                f"`{recipe}`", f"{epochs:g}", change, len(seeds), f"{mean_of(seeds, 'after recalibration'):.2f}",
+                f"{mean_of(seeds, 'after stage 2'):.2f}", gain(seeds, changes.get("nothing", {})),
+            )  # fmt: skip
+            lines.append(f"| {' | '.join(f'{mark}{cell}{mark}' if cell != '' else '' for cell in cells)} |")
     return "\n".join(lines)
+
+
+def mean_of(seeds: Mapping[int, Row], name: str) -> float:
+    """Return the mean of an accuracy over seeds."""
+    return statistics.mean(row[name] for row in seeds.values())
+
+
+def gain(seeds: Mapping[int, Row], unchanged: Mapping[int, Row]) -> str:
+    """Return the mean gain over the unchanged recipe, over the seeds that both have; empty for itself or where none."""
+    gains = [
+        row["after stage 2"] - unchanged[seed]["after stage 2"]
+        for seed, row in seeds.items()
+        if seed in unchanged and row is not unchanged[seed]
+    ]
+    return f"{statistics.mean(gains):+.2f}" if gains else ""
 
 
 def line(seeds: Sequence[Row]) -> str:
