@@ -128,10 +128,7 @@ Int8Strips::Int8Strips(const hetc_int8_conv2d& call, const Int8Path& path)
   image = elements({out_rows + row_axis.reach - shared_rows, columns});
   const int64_t image_bytes = elements({image, conv.in_channels, slots});
   require(image_bytes <= INT32_MAX / 4, "a row of the image is too large");
-  // no more images in a strip than leave every thread one
-  const int64_t fit = std::max<int64_t>(kImagesBytes / image_bytes, 1);
-  images = per_image > 1 || direct ? 1 : std::max<int64_t>(1, std::min(fit, ceil_div(conv.batch, conv.threads)));
-  images = std::max<int64_t>(1, ceil_div(conv.batch, std::max<int64_t>(1, ceil_div(conv.batch, images))));
+  images = images_of_strip(conv, per_image > 1 || direct ? 1 : kImagesBytes / image_bytes);
   count = conv.batch == 0 ? 0 : ceil_div(conv.batch, images) * per_image;
   plane = direct ? conv.in_height * conv.in_width : image * images + shared_rows * columns + shared_columns;
   channel = plane * slots;

@@ -63,17 +63,15 @@ Strips::Strips(const hetc_conv2d& call, int64_t pixels_at_place)
   slot_step = together ? call.in_channels * pixels : plane;
   image = elements({channel_block, channel_blocks});
   if (image > INT32_MAX / 4) throw Invalid("a row of the image is too large");
-  // no more images in a strip than leave every thread one
-  const int64_t fit = std::max<int64_t>(kStripBytes / (image * 4), 1);
-  images = per_image > 1 ? 1 : std::max<int64_t>(1, std::min(fit, ceil_div(call.batch, call.threads)));
-  images = std::max<int64_t>(1, ceil_div(call.batch, std::max<int64_t>(1, ceil_div(call.batch, images))));
+  images = images_of_strip(call, per_image > 1 ? 1 : kStripBytes / (image * 4));
   count = call.batch == 0 ? 0 : ceil_div(call.batch, images) * per_image;
 }
 
 std::vector<int32_t> Strips::offsets(const hetc_conv2d& call) const {
   // one table of all taps, then a look-up for each vector: no division for each
   const int64_t taps = call.kernel[0] * call.kernel[1], v = call.vector;
-  std::vector<int32_t> of_tap(taps), of_channel(call.in_channels), of_place, result(call.vectors + 1);  // the kernel reads one ahead
+  std::vector<int32_t> of_tap(taps), of_channel(call.in_channels), of_place;
+  std::vector<int32_t> result(call.vectors + 1);  // the kernel reads one ahead
   for (int64_t tap = 0; tap < taps; ++tap) {
     const int64_t row = tap / call.kernel[1], column = tap % call.kernel[1];
     const int64_t phase = row_axis.slot[row] * static_cast<int64_t>(column_axis.phases.size()) + column_axis.slot[column];

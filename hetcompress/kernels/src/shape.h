@@ -2,6 +2,7 @@
 #ifndef HETCOMPRESS_SHAPE_H
 #define HETCOMPRESS_SHAPE_H
 
+#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -22,6 +23,13 @@ void check(const hetc_conv2d& call);
 void check_call(const hetc_conv2d& call);
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Images of a strip that has room for `fit`: no more than leave every thread one, and about as many in each strip.
+inline int64_t images_of_strip(const hetc_conv2d& call, int64_t fit) {
+  const int64_t most = std::max<int64_t>(1, std::min(fit, ceil_div(call.batch, call.threads)));
+  const int64_t strips = std::max<int64_t>(1, ceil_div(call.batch, most));
+  return std::max<int64_t>(1, ceil_div(call.batch, strips));
+}
 
 // How images lie in memory.
 struct Layout {
