@@ -12,7 +12,7 @@ from hetcompress.budgets import Budget, check_density, check_ratio
 from hetcompress.cost import LayerCost, layer_macs
 from hetcompress.errors import NothingToDoError, UsageError
 from hetcompress.graphs import evaluating
-from hetcompress.learners import LEARNERS, MagnitudeLearner, PenaltyLearner, SensitivityLearner, ShapeLearner
+from hetcompress.learners import LEARNERS, PenaltyLearner, ScheduleLearner, ShapeLearner
 from hetcompress.nn import LearnableHetConv2d
 from hetcompress.penalties import PENALTIES
 from hetcompress.surgery import named_modules_of
@@ -41,7 +41,7 @@ class ShapeSettings:
         density: Target: kept over all weights of the converted layers; or None.
         mac_ratio: Target: dense over kept MACs of the whole model; or None.
         latency_ratio: Target: dense over expected time of the whole model; or None.
-        method: "sensitivity" or "magnitude" (schedules over scores) or "penalty" (LHC's trained logits).
+        method: "blend", "sensitivity" or "magnitude" (schedules over scores) or "penalty" (LHC's trained logits).
         penalty: Of method "penalty": "density", "macs" or "latency"; None takes the one that fits the target.
         stage1: Share of the steps that stage 1 has; None takes `hetcompress.schedules.stage1_share` of the target.
         ramp: Share of stage 1 over which schedules tighten, or penalty and masks are phased in.
@@ -53,7 +53,7 @@ class ShapeSettings:
     density: float | None = None
     mac_ratio: float | None = None
     latency_ratio: float | None = None
-    method: str = "sensitivity"
+    method: str = "blend"
     penalty: str | None = None
     stage1: float | None = None
     ramp: float = 0.95
@@ -152,10 +152,9 @@ def learner_of(
 ) -> ShapeLearner:
     """Return what stage 1 does beside training the weights of `model`, a converted one."""
     layers = named_modules_of(model, LearnableHetConv2d)
-    if shapes.method == "magnitude":
-        return MagnitudeLearner(layers, budget, ramp=shapes.ramp, every=shapes.every)
-    if shapes.method == "sensitivity":
-        return SensitivityLearner(layers, budget, ramp=shapes.ramp, every=shapes.every)
+    kind = LEARNERS[shapes.method]
+    if issubclass(kind, ScheduleLearner):
+        return kind(layers, budget, ramp=shapes.ramp, every=shapes.every)
     costs: Mapping[str, float] = budget.unit_costs
     if budget.unit != "time ratio":  # LHC's penalty on density looks at MACs too
         costs = _positions(layers, layer_macs(model, torch.zeros(1, *image_size)))

@@ -21,7 +21,15 @@ from hetcompress.pruning import magnitudes, worths
 from hetcompress.registry import Registry
 from hetcompress.schedules import cubic, linear, penalty_weight
 
-__all__ = ["LEARNERS", "MagnitudeLearner", "PenaltyLearner", "SensitivityLearner", "ShapeLearner"]
+__all__ = [
+    "LEARNERS",
+    "BlendLearner",
+    "MagnitudeLearner",
+    "PenaltyLearner",
+    "ScheduleLearner",
+    "SensitivityLearner",
+    "ShapeLearner",
+]
 
 Layers = Mapping[str, LearnableHetConv2d]
 
@@ -117,7 +125,7 @@ class PenaltyLearner(ShapeLearner):
         self.loss_sum, self.loss_count = float(state["loss_sum"]), int(state["loss_count"])
 
 
-class _ScheduleLearner(ShapeLearner):
+class ScheduleLearner(ShapeLearner):
     """Tighten the budget on a cubic schedule; the shapes worth most at the moment are kept.
 
     Args:
@@ -161,8 +169,8 @@ class _ScheduleLearner(ShapeLearner):
 
 
 @LEARNERS.register("magnitude")
-class MagnitudeLearner(_ScheduleLearner):
-    """The baseline: a tap is worth its mean square weight, in shares of its layer's total."""
+class MagnitudeLearner(ScheduleLearner):
+    """A tap is worth its mean square weight, in shares of its layer's total."""
 
     def scores(self) -> dict[str, Tensor]:
         """Return mean squares, relative to the layer's total."""
@@ -170,7 +178,7 @@ class MagnitudeLearner(_ScheduleLearner):
 
 
 @LEARNERS.register("sensitivity")
-class SensitivityLearner(_ScheduleLearner):
+class SensitivityLearner(ScheduleLearner):
     """A tap is worth what the loss would change without it, to first order, per unit of cost.
 
     The score is ``(sum over the group of weight * gradient)^2``, averaged over steps (Molchanov et al., CVPR 2019),
@@ -214,3 +222,20 @@ class SensitivityLearner(_ScheduleLearner):
         """Take up the averages."""
         for name, average in self.averages.items():
             average.copy_(state["averages"][name])
+
+
+@LEARNERS.register("blend")
+class BlendLearner(SensitivityLearner):
+    """Magnitudes rank the taps of a layer, sensitivities say what the layer is worth beside others.
+
+    The sensitivity of a single tap comes from the gradients of a net that has been trained already, which are small and
+    noisy; averaged over a layer it is steady, and knows what no magnitude can: how much the loss minds.
+    """
+
+    def scores(self) -> dict[str, Tensor]:
+        """Return the magnitudes, scaled in each layer to the mean of its sensitivities."""
+        sensitivities = super().scores()
+        return {
+            name: size * (sensitivities[name].mean() / size.mean().clamp_min(torch.finfo(size.dtype).tiny))
+            for name, size in magnitudes(self.layers).items()
+        }

@@ -76,7 +76,7 @@ def run(tmp_path, name, *, train=None, shapes=None, family="free", **options):
     )
 
 
-@pytest.mark.parametrize("method", ["sensitivity", "magnitude", "penalty"])
+@pytest.mark.parametrize("method", ["blend", "sensitivity", "magnitude", "penalty"])
 @pytest.mark.parametrize("stop", [3, 7, 9, 13])
 def test_resumed_run_ends_with_the_same_bits(tmp_path, method, stop):
     settings = {
@@ -113,7 +113,7 @@ def test_whoever_goes_on_is_told_again_that_the_target_is_too_hard(tmp_path, mon
         assert sum("MAC ratio 1.5 is hard" in message for message in heard.said) == 1
 
 
-@pytest.mark.parametrize("method", ["sensitivity", "magnitude", "penalty"])
+@pytest.mark.parametrize("method", ["blend", "sensitivity", "magnitude", "penalty"])
 @pytest.mark.parametrize("family", ["free", "rigid", "centre"])
 def test_target_is_met_and_the_task_is_learned(tmp_path, method, family):
     shapes = ShapeSettings(density=0.4, method=method, every=2, stage1=0.16)
@@ -275,7 +275,7 @@ def test_senseless_training_settings(settings, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"penalty": "macs"}, "--penalty: expected --method penalty beside it, found --method sensitivity"),
+        ({"penalty": "macs"}, "--penalty: expected --method penalty beside it, found --method blend"),
         ({"density": 0.5, "latency_ratio": 2.0}, "expected one of --density, --mac-ratio, --latency-ratio"),
         ({"density": 0.5, "method": "magic"}, "method 'magic'"),
         (

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hetcompress.goals import ShapeSettings
 from hetcompress.recipes import load_recipe, recipe_names
 
 HERE = Path(__file__).parent
@@ -29,6 +30,8 @@ NAMES = {
     "tp-group-norm": "Torch-Pruning, group norm",
     "tp-bn-scale": "Torch-Pruning, batch-norm scales",
 }
+LEARNED = ("ours", "unstructured")
+"""Methods that learn shapes."""
 MATCHED = {"stock": ", as fast with stock operators", "kernels": ", as fast as ours with its kernel"}
 """What is said of a peer that is not brought to the MACs of ours."""
 HEAD = """\
@@ -45,7 +48,7 @@ def table(rows: Sequence[Row]) -> str:
     settings: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         rest = {name: value for name, value in row["key"].items() if name != "seed"}
-        settings[json.dumps([rest, row["recipe_sha256"]])].append(row)
+        settings[json.dumps([rest, row["recipe_sha256"], is_current(row)])].append(row)
     order = list(NAMES)
     groups = sorted(
         settings.values(), key=lambda seeds: (seeds[0]["key"]["recipe"], order.index(seeds[0]["key"]["method"]))
@@ -94,7 +97,7 @@ def line(seeds: Sequence[Row]) -> str:
         NAMES[key["method"]] + (f", P = {key['parts']}" if "parts" in key else "") + MATCHED.get(key.get("match"), "")
     )
     if not is_current(seeds[0]):
-        name += " (an earlier recipe)"
+        name += " (earlier settings)"
     # the bound without any structure is not executed: its MACs are those inside the mask
     ratio = statistics.mean(row.get("mac_ratio_executed", row["mac_ratio_effective"]) for row in seeds)
     times = [time_ratio(seeds, place) for place in (0, 1)]
@@ -105,9 +108,16 @@ def line(seeds: Sequence[Row]) -> str:
 
 
 def is_current(row: Row) -> bool:
-    """Return whether a row's recipe is the same file still."""
-    name = row["key"]["recipe"]
-    return name in recipe_names() and load_recipe(name).sha256 == row.get("recipe_sha256")
+    """Return whether a row is what its recipe gives still: the file is the same, and so is how shapes are learned."""
+    key = row["key"]
+    name = key["recipe"]
+    if name not in recipe_names():
+        return False
+    recipe = load_recipe(name)
+    if recipe.sha256 != row.get("recipe_sha256"):
+        return False
+    method = recipe.options["finetune"].get("method", ShapeSettings.method)
+    return key.get("method") not in LEARNED or row["settings"]["shapes"]["method"] == method
 
 
 def time_ratio(seeds: Sequence[Row], place: int) -> str:

@@ -56,8 +56,8 @@ def finetune(
     kernels: KernelsOnTheWay = None,
     method: Annotated[
         str,
-        typer.Option(help="How shapes are learned: sensitivity, magnitude or penalty.", rich_help_panel=SHAPES),
-    ] = "sensitivity",
+        typer.Option(help="How shapes are learned: blend, sensitivity, magnitude or penalty.", rich_help_panel=SHAPES),
+    ] = "blend",
     penalty: Annotated[
         OptionalText, typer.Option(help="Of method penalty: density, macs or latency.", rich_help_panel=SHAPES)
     ] = None,
