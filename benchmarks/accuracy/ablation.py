@@ -45,8 +45,8 @@ LIBRARY = {"family": "rigid", **FINE}
 CHANGES: dict[str, dict[str, Any]] = {
     "nothing": {},
     "method magnitude": {"method": "magnitude"},
-    "sensitivity and magnitude": {"learner": scores.geometric_mean},
-    "taps by magnitude, layers by sensitivity": {"learner": scores.layers_by_sensitivity},
+    "method sensitivity": {"method": "sensitivity"},
+    "geometric mean of sensitivity and magnitude": {"learner": scores.geometric_mean},
     "taps by sensitivity, layers by magnitude": {"learner": scores.layers_by_magnitude},
     "method penalty, as in LHC": {"method": "penalty"},
     "method penalty, logits learn 30 times as fast": {"method": "penalty", "logit_lr": 30.0},

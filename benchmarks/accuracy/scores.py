@@ -1,4 +1,4 @@
-"""Other scores of taps, to be compared with those of the package: what magnitudes and sensitivities say together.
+"""Other ways to make one score of magnitudes and sensitivities, to be compared with the package's `blend`.
 
 `ablation.py` puts them in place of a recipe's method.  A score has two parts: how the taps of a layer are ranked, and
 how much the layer as a whole is worth beside others.
@@ -18,7 +18,7 @@ from hetcompress.nn import LearnableHetConv2d
 from hetcompress.pruning import magnitudes
 from hetcompress.surgery import named_modules_of
 
-__all__ = ["geometric_mean", "layers_by_magnitude", "layers_by_sensitivity"]
+__all__ = ["geometric_mean", "layers_by_magnitude"]
 
 Scores = Mapping[str, Tensor]
 
@@ -60,11 +60,6 @@ def learner(
 def geometric_mean(model: nn.Module, shapes: ShapeSettings, budget: Budget, *_: object) -> ShapeLearner:
     """Return the learner of geometric means, as `hetcompress.goals.learner_of` does."""
     return learner(model, shapes, budget, lambda sensitivity, magnitude: (sensitivity * magnitude).sqrt())
-
-
-def layers_by_sensitivity(model: nn.Module, shapes: ShapeSettings, budget: Budget, *_: object) -> ShapeLearner:
-    """Return the learner that ranks taps by magnitude, and layers by their mean sensitivity."""
-    return learner(model, shapes, budget, lambda sensitivity, magnitude: magnitude * scale(sensitivity, magnitude))
 
 
 def layers_by_magnitude(model: nn.Module, shapes: ShapeSettings, budget: Budget, *_: object) -> ShapeLearner:
