@@ -143,10 +143,12 @@ def _library() -> ctypes.CDLL | str:
         if os.getpid() != _PROCESS:
             library.hetc_forked()
     except (OSError, AttributeError) as error:
-        return f"the library cannot be opened: {error}"
+        return f"the library cannot be opened: {error}; build it anew by python -m hetcompress.kernels"
     named = os.environ.get("HETCOMPRESS_KERNEL_PATH")
-    if named and not any(has(named.encode()) for has in (library.hetc_has_path, library.hetc_int8_has_path)):
-        return f"HETCOMPRESS_KERNEL_PATH names '{named}', which is not an instruction set that this processor runs"
+    has = (library.hetc_has_path, library.hetc_int8_has_path)
+    if named and not any(has_path(named.encode()) for has_path in has):
+        known = ", ".join(name for name in _PATHS if library.hetc_has_path(name.encode()))
+        return f"HETCOMPRESS_KERNEL_PATH names '{named}', and not one of {known}: name one of them, or unset it"
     return library
 
 

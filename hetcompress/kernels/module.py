@@ -69,8 +69,10 @@ class VectorBlockConv2d(Form):
             padding: Zeros at the top, left, bottom and right; None for the layer's own padding.
 
         Raises:
-            UsageError: Its own padding is not of zeros, or V is unknown.
+            UsageError: It is no `Conv2d`, its own padding is not of zeros, or V is unknown.
         """
+        if not isinstance(conv, nn.Conv2d):
+            raise UsageError("layer", expected="a Conv2d", found=type(conv).__name__)
         if padding is None and conv.padding_mode != "zeros":
             raise UsageError("padding mode", expected="'zeros'", found=f"'{conv.padding_mode}'")
         weight = (conv.masked_weight() if isinstance(conv, HetConv2d) else conv.weight).detach()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hetcompress.errors import UsageError
 from hetcompress.kernels import library
 from hetcompress.kernels.library import Geometry
 from hetcompress.kernels.packing import blocked, planar, unpack
@@ -50,11 +51,18 @@ def vector_block_conv2d(
     return result
 
 
+def _check_type(images: Tensor) -> None:
+    """Refuse integers: the weights would be rounded to them."""
+    if not images.is_floating_point():
+        raise UsageError("images", expected="floating point numbers", found=str(images.dtype), fix="images.float()")
+
+
 def _dense(
     images: Tensor, values: Tensor, taps: Tensor, starts: Tensor, bias: Tensor | None, residual: Tensor | None,
     numbers: Sequence[int], low: float, high: float,
 ) -> Tensor:  # fmt: skip
     """The same function from torch's operators, differentiable; contiguous and of the images' type, as fakes are."""
+    _check_type(images)
     geometry, vector = Geometry.from_numbers(numbers, low, high), values.shape[1]
     size = (geometry.out_channels, geometry.in_channels // geometry.groups, *geometry.kernel_size)
     bias, residual = (x if x is None else x.to(images.dtype) for x in (bias, residual))
@@ -86,6 +94,7 @@ def _on_cpu(
 def _shape_only(
     images: Tensor, values: Tensor, _taps: Any, _starts: Any, _bias: Any, _residual: Any, *settings: Any
 ) -> Tensor:
+    _check_type(images)
     return images.new_empty(Geometry.from_numbers(*settings).output_shape(images.shape, values.shape[1]))
 
 

@@ -76,7 +76,7 @@ class PlanSettings:
                 "--kernels",
                 expected="the compiled library",
                 found=reason,
-                fix="pass --no-kernels, or build it by python -m hetcompress.kernels",
+                fix="do what is said there, or pass --no-kernels",
             )
         return self
 

@@ -1,5 +1,6 @@
 """The torch operator and the module: torch.export, torch.compile, gradients, packing."""
 
+import inspect
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,7 +10,16 @@ from kernels.cases import cases, masked
 from torch import nn
 
 from hetcompress.errors import UsageError
-from hetcompress.kernels import Geometry, VectorBlockConv2d, blocked, pack, planar, unpack, vector_block_conv2d
+from hetcompress.kernels import (
+    Geometry,
+    VectorBlockConv2d,
+    blocked,
+    fuse_torch,
+    pack,
+    planar,
+    unpack,
+    vector_block_conv2d,
+)
 from hetcompress.kernels.packing import count_kept
 from hetcompress.kernels.plans import _PLANS, MOST
 from hetcompress.kernels.torch_operator import _dense, arguments
@@ -166,6 +176,24 @@ def test_export_keeps_one_node_and_a_free_batch():
     assert [str(node.target) for node in calls] == ["hetcompress.vector_block_conv2d.default"]
     more = torch.randn(5, 20, 6, 6)
     assert torch.equal(program.module()(more), layer(more))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool, torch.complex64])
+def test_integers_are_refused_not_rounded(dtype):
+    layer = VectorBlockConv2d.from_pruned(pruned(padding=1), 16)
+    exported = torch.export.export(layer, (torch.zeros(1, 20, 4, 4),)).module()
+    fused = fuse_torch(nn.Sequential(layer, nn.ReLU()), torch.zeros(1, 20, 4, 4)).model
+    for run, device in ((layer, "cpu"), (exported, "cpu"), (fused, "cpu"), (layer, "meta")):
+        with pytest.raises(UsageError, match=f"images: expected floating point numbers, found {dtype}. Fix"):
+            run.to(device)(torch.ones(1, 20, 4, 4, dtype=dtype, device=device))
+
+
+@pytest.mark.parametrize("layer", [nn.Conv1d(4, 4, 3), nn.ConvTranspose2d(4, 4, 3), nn.Linear(4, 4)])
+def test_other_layers_are_refused(layer):
+    with pytest.raises(UsageError, match=f"layer: expected a Conv2d, found {type(layer).__name__}"):
+        inspect.unwrap(VectorBlockConv2d.from_pruned.__func__)(
+            VectorBlockConv2d, layer, 4
+        )  # types are checked in tests
 
 
 def test_double_precision_is_computed_densely():
