@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from hetcompress.kernels.library import Geometry
 
-__all__ = ["Layouts", "Step", "choose_layouts", "convolution_step"]
+__all__ = ["Layouts", "Step", "choose_layouts", "convolution_step", "parted"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,23 @@ def convolution_step(reads: tuple[str, ...], output: str, geometry: Geometry, ve
         return Step(reads, (output,), (output, *residual), (output, *images), vector)
     # a block of filters would belong to two groups: output and residual are planar
     return Step(reads, (output,), (), () if images == residual else images, vector)
+
+
+def parted(steps: Iterable[Step]) -> list[Step]:
+    """Return the steps, pools between blocks of two lengths writing planar images, the smaller of their two sides.
+
+    A pool takes images in either layout, but blocks of one length: where layers of V = 16 and of V = 8 lie on its two
+    sides, one of these has to be planar.
+    """
+    steps = tuple(steps)
+    lengths = {value: found.vectors for found in _classes(steps) for value in found.values}
+    made = []
+    for step in steps:
+        pools = step.vector is None and bool(step.ends)
+        if pools and len(set().union(*(lengths[value] for value in step.ends))) > 1:
+            step = dataclasses.replace(step, ends=tuple(value for value in step.ends if value in step.reads))
+        made.append(step)
+    return made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +115,7 @@ def choose_layouts(steps: Iterable[Step], fits: Callable[[str, int], bool]) -> L
     """Choose the values to keep blocked.
 
     Args:
-        steps: The nodes.
+        steps: The nodes, `parted`.
         fits: Whether a value can be blocked at all, for some V.
     """
     chosen = Layouts({}, set(), set())

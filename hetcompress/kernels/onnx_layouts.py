@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from hetcompress.kernels.layouts import Layouts, Step, choose_layouts, convolution_step
+from hetcompress.kernels.layouts import Layouts, Step, choose_layouts, convolution_step, parted
 from hetcompress.kernels.library import Geometry
 from hetcompress.kernels.onnx_nodes import IMAGES, RESIDUAL, VALUES, Shape, is_elementwise, ours
 from hetcompress.kernels.onnx_pools import pool_node, pooling_of
@@ -31,7 +31,7 @@ class _Graph:
         self.pools = self._pools()
 
     def lay_out(self) -> None:
-        steps = [self._step(node) for node in self.graph.node]
+        steps = parted(self._step(node) for node in self.graph.node)
         layouts = choose_layouts(steps, self._fits)
         nodes: list[onnx.NodeProto] = []
         for node, step in zip(self.graph.node, steps, strict=True):

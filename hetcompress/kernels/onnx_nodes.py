@@ -32,7 +32,7 @@ def is_elementwise(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> bool:
 
 
 def limits_of(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> tuple[float, float] | None:
-    """Return what a ReLU or a clip limits values to; None for other nodes, and limits that are not constant."""
+    """Return what a ReLU or a clip limits values to; None for others, and for limits that are not fixed or cross."""
     if node.op_type == "Relu":
         return 0.0, np.inf
     ends = [*node.input[1:], "", ""][:2]
@@ -42,4 +42,4 @@ def limits_of(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -
         float(onnx.numpy_helper.to_array(constants[name])) if name else default
         for name, default in zip(ends, (-np.inf, np.inf), strict=True)
     )
-    return low, high
+    return (low, high) if low <= high else None

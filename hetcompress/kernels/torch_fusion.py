@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
-from hetcompress.kernels.layouts import Layouts, Step, choose_layouts, convolution_step
+from hetcompress.kernels.layouts import Layouts, Step, choose_layouts, convolution_step, parted
 from hetcompress.kernels.library import available
 from hetcompress.kernels.module import VectorBlockConv2d
 from hetcompress.kernels.pool_module import BlockedPool2d
@@ -164,7 +164,7 @@ class _Fusion:
         shapes = {node.name: shape_of(node) for node in self.graph.nodes}
         nodes = list(self.graph.nodes)
         pools = {node: pooling_of(node, self.modules) for node in nodes}
-        steps = [self._step(node, pools[node]) for node in nodes]
+        steps = parted(self._step(node, pools[node]) for node in nodes)
         layouts = choose_layouts(steps, lambda value, _vector: len(shapes[value]) == 4)
         for node, step in zip(nodes, steps, strict=True):
             if self._layer(node) is not None:

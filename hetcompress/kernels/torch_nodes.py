@@ -77,7 +77,7 @@ def is_elementwise(node: fx.Node, modules: Modules) -> bool:
 
 
 def limits_of(node: fx.Node, modules: Modules) -> Limits | None:
-    """Return between which numbers a node clamps what it reads; None if it does something else."""
+    """Return between which numbers, in ascending order, a node clamps what it reads; None if it does something else."""
     kind = _kind(node, modules)
     if kind in RELUS:
         return 0.0, INF
@@ -91,9 +91,8 @@ def limits_of(node: fx.Node, modules: Modules) -> Limits | None:
     names, default = (("min_val", "max_val"), (-1.0, 1.0)) if kind is F.hardtanh else (("min", "max"), (-INF, INF))
     given = dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
     ends = [end if given.get(name) is None else given[name] for name, end in zip(names, default, strict=True)]
-    # ends that are tensors are nodes; NaN our operator refuses
-    low, high = (float(end) if isinstance(end, int | float) else math.nan for end in ends)
-    return None if math.isnan(low) or math.isnan(high) else (low, high)
+    low, high = (float(end) if isinstance(end, int | float) else math.nan for end in ends)  # a tensor's is a node
+    return (low, high) if low <= high else None  # our operator refuses others, and NaN
 
 
 def pool_of(node: fx.Node, modules: Modules) -> nn.Module | None:

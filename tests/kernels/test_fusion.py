@@ -3,13 +3,15 @@
 import onnx
 import pytest
 import torch
-from nets import Residual, sparse
+from hypothesis import HealthCheck, given, settings
+from nets import Drawn, Residual, sparse, steps
 from torch import nn
 from torch.nn import functional as F
 
 from hetcompress.graphs import onnx_bytes, ort_session
 from hetcompress.kernels import OPERATOR, available
 
+FEW = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 pytestmark = pytest.mark.skipif(not available()[0], reason=f"no compiled kernels: {available()[1]}")
 
 
@@ -63,6 +65,27 @@ def test_channels_that_do_not_fill_blocks():
 @pytest.mark.parametrize("vector", [4, 8])
 def test_other_vector_lengths(vector):
     assert all(layer["layout_out"] for layer in ours(exported(Residual(vector=vector))))
+
+
+@pytest.mark.parametrize(("before", "after"), [(16, 8), (8, 16), (4, 8)])
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.AvgPool2d(3, 1, 1)])
+def test_a_pool_between_two_vector_lengths(before, after, pool):
+    first = [sparse(3, 32, vector=before), nn.ReLU(), sparse(32, 32, vector=before), nn.ReLU()]
+    rest = [sparse(32, 32, vector=after), nn.ReLU(), sparse(32, 32, vector=after)]
+    graph = exported(nn.Sequential(*first, pool, *rest))
+    layouts = [(layer["layout_in"], layer["layout_out"]) for layer in ours(graph)]
+    assert layouts == [(0, 1), (1, 1), (0, 1), (1, 0)], "the pool reads blocks and writes planes"
+
+
+@FEW
+@given(steps=steps())
+def test_any_net_computes_the_same(steps):
+    model = Drawn(steps).eval()
+    data = onnx_bytes(model, torch.zeros(1, 3, 17, 19))
+    images = torch.randn(2, 3, 17, 19)
+    (found,) = ort_session(data, 1).run(None, {"input": images.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found), model(images.clone()), rtol=1e-4, atol=1e-5)
 
 
 class Odd(nn.Module):

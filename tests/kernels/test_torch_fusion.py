@@ -1,14 +1,12 @@
 """Torch models: what follows our layers is fused into them, values between them are blocked, nothing else changes."""
 
-import copy
 import inspect
 from unittest.mock import patch
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from nets import Foreign, Residual, sparse
+from nets import Drawn, Foreign, Residual, sparse, steps
 from torch import nn
 from torch.nn import functional as F
 
@@ -108,65 +106,6 @@ def test_whatever_follows_computes_the_same(act):
     fused(Residual(act=act))
 
 
-class Drawn(nn.Module):
-    """A net that follows a list of steps."""
-
-    def __init__(self, steps, channels=3):
-        super().__init__()
-        self.steps, self.parts = [], nn.ModuleList()
-        for kind, detail in steps:
-            channels = self._add(kind, detail, channels)
-
-    def _add(self, kind, detail, channels):
-        begin = len(self.parts)
-        if kind == "conv":
-            filters, size, stride, foreign = detail
-            make = nn.Conv2d if foreign else sparse
-            self.parts.append(make(channels, filters, size, padding=size // 2, stride=stride))
-            channels = filters
-        elif kind in ("residual", "gate", "join"):
-            self.parts.append(sparse(channels, channels if kind != "join" else detail))
-            channels += detail if kind == "join" else 0
-        elif kind == "module":
-            self.parts.append(copy.deepcopy(detail))
-        self.steps.append((kind, detail, begin))
-        return channels
-
-    def forward(self, x):
-        for kind, detail, part in self.steps:
-            if kind == "residual":
-                y = self.parts[part](x)
-                x = F.relu(y + x) if detail else x + y
-            elif kind == "gate":
-                x = x * self.parts[part](F.adaptive_avg_pool2d(x, 1)).sigmoid()
-            elif kind == "join":
-                x = torch.cat([x, self.parts[part](x)], 1)
-            else:
-                x = self.parts[part](x)
-        return x
-
-
-def steps():
-    conv = st.tuples(st.integers(1, 40), st.sampled_from((1, 3)), st.sampled_from((1, 1, 2)), st.booleans())
-    modules = (
-        nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), nn.Sigmoid(), nn.Identity(), nn.Dropout(),
-        nn.MaxPool2d(2, ceil_mode=True),
-        nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(3, 1, 1), nn.AdaptiveAvgPool2d((3, 2)),
-    )  # fmt: skip
-    return st.lists(
-        st.one_of(
-            st.tuples(st.just("conv"), conv),
-            st.tuples(st.just("conv"), conv),
-            st.tuples(st.just("module"), st.sampled_from(modules)),
-            st.tuples(st.just("residual"), st.booleans()),
-            st.tuples(st.just("join"), st.integers(1, 20)),
-            st.tuples(st.just("gate"), st.none()),
-        ),
-        min_size=1,
-        max_size=10,
-    )
-
-
 @MANY
 @given(steps=steps())
 def test_any_net_computes_the_same(steps):
@@ -177,6 +116,32 @@ def test_any_net_computes_the_same(steps):
     assert result.note == "" or "writes to what others read" in result.note
     with torch.no_grad():
         close(result.model(images.clone()), model(images.clone()))
+
+
+@pytest.mark.parametrize(("before", "after"), [(16, 8), (8, 16), (4, 8)])
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.AvgPool2d(3, 1, 1)])
+def test_a_pool_between_two_vector_lengths(before, after, pool):
+    first = [sparse(3, 32, vector=before), nn.ReLU(), sparse(32, 32, vector=before), nn.ReLU()]
+    rest = [sparse(32, 32, vector=after), nn.ReLU(), sparse(32, 32, vector=after)]
+    model = fused(nn.Sequential(*first, pool, *rest))
+    inside = [(layer.layout_in, layer.layout_out) for layer in layers(model)]
+    assert inside == [(0, 1), (1, 1), (0, 1), (1, 0)], "the pool reads blocks and writes planes"
+
+
+def test_limits_the_wrong_way_round_stay():
+    model = fused(nn.Sequential(sparse(3, 32), Clamped(0.5, -0.5), sparse(32, 16)))
+    assert all(layer.low == -float("inf") for layer in layers(model))
+
+
+class Clamped(nn.Module):
+    """A clamp as a module."""
+
+    def __init__(self, low, high):
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, x):
+        return x.clamp(self.low, self.high)
 
 
 def test_the_original_is_left_alone_and_shares_its_weights():
