@@ -1,4 +1,4 @@
-"""Benchmarks that need a machine that is not everywhere: they run, on a small scale, where there is none."""
+"""Benchmarks on a small scale: of kernels, and those that need a machine that is not everywhere."""
 
 import json
 import subprocess
@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "speed" / "torch_cuda.py"
+from hetcompress.kernels import available
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+SCRIPT = BENCHMARKS / "speed" / "torch_cuda.py"
+SINGLE_LAYERS = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import int8, layers
+made = layers.rows(layers.Layer(32, 32, 4), 1, 1, 0.01, 1.0), list(int8.rows((32, 4, 3, 1), 1, 0.01))
+print(json.dumps(made))
+"""
 
 
 def run(*arguments):
@@ -42,3 +52,14 @@ def test_without_a_cuda_device_the_table_says_so(tmp_path):
     assert result.returncode == 2
     assert "no CUDA device; --device cpu tries the script out" in result.stderr
     assert not (tmp_path / "cuda.json").exists()
+
+
+@pytest.mark.skipif(not available()[0], reason=f"no compiled kernels: {available()[1]}")
+def test_single_layers_are_timed():
+    command = [sys.executable, "-c", SINGLE_LAYERS, str(BENCHMARKS / "kernels")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    layers, int8 = json.loads(done.stdout)
+    assert {row["form"] for row in layers} >= {"dense", "torch", "planar", "blocked", "channels", "stock"}
+    assert [row["density"] for row in int8] == [1.0, 0.5, 0.25, 0.15]
+    assert all(row["ms"] > 0 for row in (*layers, *int8))

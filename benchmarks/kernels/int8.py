@@ -18,7 +18,7 @@ from layers import alone, bound, kept
 from torch import nn
 
 from hetcompress.graphs import onnx_bytes, ort_session
-from hetcompress.kernels import DOMAIN, blocked
+from hetcompress.kernels import DOMAIN, VectorBlockConv2d, blocked
 from hetcompress.kernels.int8_library import Held, int8_paths, quantise_filters
 from hetcompress.kernels.int8_onnx import Int8Filters, int8_node
 from hetcompress.latency import measure
@@ -82,7 +82,7 @@ def rows(layer, batch, seconds):
         ("qlinear", 1.0): bound(qlinear(conv, images.shape, output), images.numpy()),
     }
     for density in DENSITIES:
-        pruned = kept(conv, density, generator)
+        pruned = VectorBlockConv2d.from_pruned(kept(conv, density, generator), VECTOR)
         inner = pruned.with_geometry(layout_in=1, layout_out=1)
         inputs = blocked(real, VECTOR)
         result = inner.geometry.output_shape(inputs.shape, VECTOR)

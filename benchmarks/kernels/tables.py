@@ -77,7 +77,8 @@ def ranges(found: Row) -> str:
     """Return the table of the least and the most over layers."""
     lines = []
     forms = {
-        "planar": "ours, planar", "blocked": "ours, blocked", "stock": "stock form", "channels": "fewer channels",
+        "torch": "torch, dense", "planar": "ours, planar", "blocked": "ours, blocked", "stock": "stock form",
+        "channels": "fewer channels",
     }  # fmt: skip
     densities = sorted({row["density"] for row in found["rows"]}, reverse=True)
     for (threads, batch), kernel, form in itertools.product(PLACES, ("3x3", "1x1"), forms):

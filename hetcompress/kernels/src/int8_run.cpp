@@ -60,7 +60,6 @@ class Int8Run {
     high_ = std::clamp(high_, static_cast<float>(-call_.output_zero), static_cast<float>(255 - call_.output_zero));
   }
 
-  // Strips alone if there is one for each thread; else also ranges of blocks, with the like number of units.
   void place_columns() {
     const int64_t step = conv_.stride[1];
     for (int64_t phase : strips_.column_axis.phases) {

@@ -9,8 +9,6 @@
 namespace hetc {
 namespace {
 
-// Half of a common second-level cache, so that weights and output have room too.
-constexpr int64_t kStripBytes = 384 << 10;
 // Small images share a strip while it fits the first-level cache.
 constexpr int64_t kImagesBytes = 32 << 10;
 
@@ -114,8 +112,7 @@ Int8Strips::Int8Strips(const hetc_int8_conv2d& call, const Int8Path& path)
   const int64_t shared_columns = shared(1, column_axis);
   columns = conv.out_width + column_axis.reach - shared_columns;
   const int64_t row_bytes = elements({columns, conv.in_channels, slots});
-  const int64_t budget_rows = std::max<int64_t>(kStripBytes / row_bytes - row_axis.reach, 4);
-  per_image = ceil_div(conv.out_height, std::min(conv.out_height, budget_rows));
+  per_image = strips_of_image(conv.out_height, row_bytes, row_axis.reach);
   out_rows = ceil_div(conv.out_height, per_image);
   per_image = ceil_div(conv.out_height, out_rows);
   // a tile's lanes are all read, so a plane needs as many bytes

@@ -88,6 +88,7 @@ int64_t integer(const ort::Api& api, const ort::KernelInfo* info, const char* na
   return value;
 }
 
+// A session does not tell how many threads it has: the batch is cut for all cores.
 int64_t most_threads() { return std::clamp<int64_t>(std::thread::hardware_concurrency(), 1, 1024); }
 
 void read_attributes(const ort::Api& api, const ort::KernelInfo* info, hetc_conv2d& call) {

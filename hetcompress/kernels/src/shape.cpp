@@ -7,9 +7,6 @@
 namespace hetc {
 namespace {
 
-// Half of a common second-level cache, so that weights and output have room too.
-constexpr int64_t kStripBytes = 384 << 10;
-
 // The usual height of a tile: the heights of strips are multiples of it.
 constexpr int64_t kTileRows = 4;
 
@@ -52,8 +49,7 @@ Strips::Strips(const hetc_conv2d& call, int64_t pixels_at_place)
   const bool same_places = !padded && call.stride[0] == 1 && call.stride[1] == 1 && pixels == 1;
   direct = call.blocked_in && same_places && image_bytes <= INT32_MAX;
 
-  const int64_t budget_rows = std::max<int64_t>(kStripBytes / row_bytes - row_axis.reach, 4);
-  per_image = ceil_div(call.out_height, std::min(call.out_height, budget_rows));
+  per_image = strips_of_image(call.out_height, row_bytes, row_axis.reach);
   out_rows = ceil_div(call.out_height, per_image);
   if (per_image > 1) out_rows = std::min(ceil_div(out_rows, kTileRows) * kTileRows, call.out_height);
   per_image = ceil_div(call.out_height, out_rows);

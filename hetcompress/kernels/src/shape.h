@@ -24,6 +24,14 @@ void check_call(const hetc_conv2d& call);
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// What a strip may fill: half of a common second-level cache, so that weights and output have room too.
+constexpr int64_t kStripBytes = 384 << 10;
+
+// Strips of an image, as few as have room for the rows that each reads, of so many bytes.
+inline int64_t strips_of_image(int64_t out_height, int64_t row_bytes, int64_t reach) {
+  return ceil_div(out_height, std::min(out_height, std::max<int64_t>(kStripBytes / row_bytes - reach, 4)));
+}
+
 // Images of a strip that has room for `fit`: no more than leave every thread one, and about as many in each strip.
 inline int64_t images_of_strip(const hetc_conv2d& call, int64_t fit) {
   const int64_t most = std::max<int64_t>(1, std::min(fit, ceil_div(call.batch, call.threads)));
