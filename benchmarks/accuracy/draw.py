@@ -15,7 +15,7 @@ import itertools
 import json
 import math
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib import ticker
-from table import NAMES
+from table import NAMES, is_current
 
 HERE = Path(__file__).parent
 NETS = {
@@ -32,27 +32,25 @@ NETS = {
 }  # fmt: skip
 DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagefolder": "ImageNet"}
 MARKS = dict(zip(NAMES, "os*D^v<", strict=True))
-FORMS = {"stock": "stock operators", "kernels": "hetcompress with its kernel, the others with stock operators"}
+FORMS = {"stock": "stock operators", "kernels": "hetcompress with its kernel, others stock operators"}
 HOLLOW = "ovsD^p<h>P*X"
 TICKS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
 Point = tuple[float, float]
+Row = Mapping[str, Any]
 
 
-def points(rows: Sequence[Mapping[str, Any]], axis: str) -> dict[tuple[str, ...], list[Point]]:
+def points(rows: Sequence[Row], axis: str) -> dict[tuple[str, ...], list[Point]]:
     """Return ratio and last-epoch accuracy of each seed, by method and what else tells rows apart."""
     found: dict[tuple[str, ...], list[Point]] = defaultdict(list)
     for row in rows:
         ratio = ratio_of(row, axis)
         if ratio is not None:
-            key = row["key"]
-            rest = {name: value for name, value in key.items() if name not in ("method", "seed")}
-            found[key["method"], json.dumps([rest, row["recipe_sha256"]], sort_keys=True)].append(
-                (ratio, row["last_epoch"])
-            )
+            group = json.dumps([setting(row), row["recipe_sha256"]], sort_keys=True)
+            found[row["key"]["method"], group].append((ratio, row["last_epoch"]))
     return dict(found)
 
 
-def ratio_of(row: Mapping[str, Any], axis: str) -> float | None:
+def ratio_of(row: Row, axis: str) -> float | None:
     """Return dense over compressed MACs or measured time at batch 1, or None where it was not measured."""
     if axis == "macs":
         # the bound without any structure is not executed: its MACs are those inside the mask
@@ -63,6 +61,21 @@ def ratio_of(row: Mapping[str, Any], axis: str) -> float | None:
     return float(found[0]["ratio"]) if found else None
 
 
+def shown(rows: Sequence[Row], axis: str) -> list[Row]:
+    """Return the rows to draw: with a ratio, of one machine where that is of times, and the newest settings of each."""
+    found = [row for row in rows if ratio_of(row, axis) is not None]
+    if axis != "macs":
+        ((machine, _),) = Counter(row["machine"]["cpu"] for row in found).most_common(1) or [("", 0)]
+        found = [row for row in found if row["machine"]["cpu"] == machine]
+    renewed = [setting(row) for row in found if is_current(row)]
+    return [row for row in found if is_current(row) or setting(row) not in renewed]
+
+
+def setting(row: Row) -> dict[str, Any]:
+    """Return what tells a row from others but its seed."""
+    return {name: value for name, value in row["key"].items() if name != "seed"}
+
+
 def mean_and_spread(seeds: Sequence[Point]) -> tuple[float, float, float]:
     """Return the mean ratio, the mean accuracy and the standard deviation of the accuracies, NaN of a single one."""
     ratios, accuracies = zip(*seeds, strict=True)
@@ -70,9 +83,7 @@ def mean_and_spread(seeds: Sequence[Point]) -> tuple[float, float, float]:
     return statistics.mean(ratios), statistics.mean(accuracies), spread
 
 
-def draw(
-    title: str, axis: str, own: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]], out: Path
-) -> None:
+def draw(title: str, axis: str, own: Sequence[Row], others: Sequence[Row], out: Path) -> None:
     """Write one figure."""
     figure, axes = plt.subplots(figsize=(7, 4.5))
     by_setting = points(own, axis)
@@ -99,7 +110,8 @@ def draw(
         published[row["method"]].append((row["mac_ratio"], row["accuracy"]))
     for mark, (method, found) in zip(itertools.cycle(HOLLOW), published.items(), strict=False):
         axes.plot(*zip(*found, strict=True), mark, color="0.5", fillstyle="none", label=f"{method} (published)")
-    what = "MACs" if axis == "macs" else f"time at batch 1, one thread\n({FORMS[axis]})"
+    cpu = own[0].get("machine", {}).get("cpu")
+    what = "MACs" if axis == "macs" else f"time at batch 1, one thread\n({cpu}; {FORMS[axis]})"
     axes.set(title=title, xlabel=f"dense over compressed {what}", ylabel="top-1, last epoch, %", xscale="log")
     axes.xaxis.set_major_locator(ticker.FixedLocator(TICKS))
     axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
@@ -128,17 +140,18 @@ def main() -> None:
     mpl.rcParams["svg.hashsalt"] = "hetcompress"
     mpl.rcParams["svg.fonttype"] = "none"
     published = json.loads((HERE / "published.json").read_text())["rows"]
-    by_place: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    by_place: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for line in options.rows.read_text().splitlines():
         row = json.loads(line)
         by_place[NETS.get(row["net"], row["net"].rpartition(":")[2]), DATA[row["data"]]].append(row)
     for (net, data), own in by_place.items():
         others = [row for row in published if (row["net"], row["data"]) == (net, data)]
         for axis in ("macs", "stock", "kernels"):
-            if points(own, axis):
+            rows = shown(own, axis)
+            if rows:
                 kind = axis if axis == "macs" else f"time-{axis}"
-                splits = ", ".join(sorted({row["split"] for row in own}))
-                draw(f"{net}, {data} ({splits})", axis, own, others, options.out / f"{net}-{data}-{kind}.svg".lower())
+                splits = ", ".join(sorted({row["split"] for row in rows}))
+                draw(f"{net}, {data} ({splits})", axis, rows, others, options.out / f"{net}-{data}-{kind}.svg".lower())
 
 
 if __name__ == "__main__":
