@@ -97,7 +97,8 @@ def line(seeds: Sequence[Row]) -> str:
         NAMES[key["method"]] + (f", P = {key['parts']}" if "parts" in key else "") + MATCHED.get(key.get("match"), "")
     )
     if not is_current(seeds[0]):
-        name += " (earlier settings)"
+        same = load_recipe(key["recipe"]).sha256 == seeds[0]["recipe_sha256"]
+        name += f" (shapes by `{seeds[0]['settings']['shapes']['method']}`)" if same else " (an earlier recipe)"
     # the bound without any structure is not executed: its MACs are those inside the mask
     ratio = statistics.mean(row.get("mac_ratio_executed", row["mac_ratio_effective"]) for row in seeds)
     times = [time_ratio(seeds, place) for place in (0, 1)]
