@@ -40,13 +40,11 @@ Row = Mapping[str, Any]
 
 
 def points(rows: Sequence[Row], axis: str) -> dict[tuple[str, ...], list[Point]]:
-    """Return ratio and last-epoch accuracy of each seed, by method and what else tells rows apart."""
+    """Return ratio and accuracy of the last epoch of rows that are `shown`, by method and what else tells them apart."""
     found: dict[tuple[str, ...], list[Point]] = defaultdict(list)
     for row in rows:
-        ratio = ratio_of(row, axis)
-        if ratio is not None:
-            group = json.dumps([setting(row), row["recipe_sha256"]], sort_keys=True)
-            found[row["key"]["method"], group].append((ratio, row["last_epoch"]))
+        group = json.dumps([setting(row), row["recipe_sha256"]], sort_keys=True)
+        found[row["key"]["method"], group].append((ratio_of(row, axis), row["last_epoch"]))
     return dict(found)
 
 

@@ -6,67 +6,55 @@ how much the layer as a whole is worth beside others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import abc
 
 import torch
 from torch import Tensor, nn
 
 from hetcompress.budgets import Budget
 from hetcompress.goals import ShapeSettings
-from hetcompress.learners import SensitivityLearner, ShapeLearner
+from hetcompress.learners import SensitivityLearner
 from hetcompress.nn import LearnableHetConv2d
 from hetcompress.pruning import magnitudes
 from hetcompress.surgery import named_modules_of
 
 __all__ = ["geometric_mean", "layers_by_magnitude"]
 
-Scores = Mapping[str, Tensor]
-
 
 class Combined(SensitivityLearner):
-    """A schedule over scores that follow from sensitivities and magnitudes.
+    """A schedule over scores that follow from sensitivities and magnitudes."""
 
-    Args:
-        layers: The learnable layers.
-        budget: What may be left at the end.
-        ramp: Share of stage 1 after which the whole budget applies.
-        every: Steps between two choices.
-        combine: The score of a layer's taps of their sensitivities and their magnitudes, each comparable over layers.
-    """
-
-    def __init__(
-        self, layers: Mapping[str, LearnableHetConv2d], budget: Budget, *, ramp: float, every: int,
-        combine: Callable[[Tensor, Tensor], Tensor],
-    ) -> None:  # fmt: skip
-        super().__init__(layers, budget, ramp=ramp, every=every)
-        self.combine = combine
+    @abc.abstractmethod
+    def combine(self, sensitivity: Tensor, magnitude: Tensor) -> Tensor:
+        """Return the score of a layer's taps of both, each of which is comparable over layers."""
 
     def scores(self) -> dict[str, Tensor]:
-        """Return them, scaled to a mean of 1 over all layers."""
+        """Return what both make of each layer."""
         sensitivities, sizes = super().scores(), magnitudes(self.layers)
-        found = {name: self.combine(sensitivities[name], sizes[name]) for name in sizes}
-        mean = torch.cat([value.flatten() for value in found.values()]).mean()
-        return {name: value / mean for name, value in found.items()}
+        return {name: self.combine(sensitivities[name], sizes[name]) for name in sizes}
 
 
-def learner(
-    model: nn.Module, shapes: ShapeSettings, budget: Budget, combine: Callable[[Tensor, Tensor], Tensor]
-) -> ShapeLearner:
-    """Return the learner of a way to combine both."""
-    layers = named_modules_of(model, LearnableHetConv2d)
-    return Combined(layers, budget, ramp=shapes.ramp, every=shapes.every, combine=combine)
+class GeometricMean(Combined):
+    """Of both."""
+
+    def combine(self, sensitivity: Tensor, magnitude: Tensor) -> Tensor:
+        """Return it."""
+        return (sensitivity * magnitude).sqrt()
 
 
-def geometric_mean(model: nn.Module, shapes: ShapeSettings, budget: Budget, *_: object) -> ShapeLearner:
-    """Return the learner of geometric means, as `hetcompress.goals.learner_of` does."""
-    return learner(model, shapes, budget, lambda sensitivity, magnitude: (sensitivity * magnitude).sqrt())
+class LayersByMagnitude(Combined):
+    """Taps are ranked by sensitivity, layers by their mean magnitude."""
+
+    def combine(self, sensitivity: Tensor, magnitude: Tensor) -> Tensor:
+        """Return sensitivities, scaled to the layer's mean magnitude."""
+        return sensitivity * (magnitude.mean() / sensitivity.mean().clamp_min(torch.finfo(sensitivity.dtype).tiny))
 
 
-def layers_by_magnitude(model: nn.Module, shapes: ShapeSettings, budget: Budget, *_: object) -> ShapeLearner:
-    """Return the learner that ranks taps by sensitivity, and layers by their mean magnitude."""
-    return learner(model, shapes, budget, lambda sensitivity, magnitude: sensitivity * scale(magnitude, sensitivity))
+def geometric_mean(model: nn.Module, shapes: ShapeSettings, budget: Budget, *_: object) -> Combined:
+    """Return the learner, as `hetcompress.goals.learner_of` does."""
+    return GeometricMean(named_modules_of(model, LearnableHetConv2d), budget, ramp=shapes.ramp, every=shapes.every)
 
 
-def scale(wanted: Tensor, given: Tensor) -> Tensor:
-    """Return what leads the mean of `given` to that of `wanted`."""
-    return wanted.mean() / given.mean().clamp_min(torch.finfo(given.dtype).tiny)
+def layers_by_magnitude(model: nn.Module, shapes: ShapeSettings, budget: Budget, *_: object) -> Combined:
+    """Return the learner, as `hetcompress.goals.learner_of` does."""
+    return LayersByMagnitude(named_modules_of(model, LearnableHetConv2d), budget, ramp=shapes.ramp, every=shapes.every)

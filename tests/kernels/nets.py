@@ -40,6 +40,13 @@ class Residual(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+def two_lengths(before, after, pool):
+    """Return a net with a pool between layers of two vector lengths."""
+    first = [sparse(3, 32, vector=before), nn.ReLU(), sparse(32, 32, vector=before), nn.ReLU()]
+    rest = [sparse(32, 32, vector=after), nn.ReLU(), sparse(32, 32, vector=after)]
+    return nn.Sequential(*first, pool, *rest)
+
+
 class Drawn(nn.Module):
     """A net that follows a list of steps."""
 

@@ -4,7 +4,7 @@ import onnx
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from nets import Drawn, Residual, sparse, steps
+from nets import Drawn, Residual, sparse, steps, two_lengths
 from torch import nn
 from torch.nn import functional as F
 
@@ -70,9 +70,7 @@ def test_other_vector_lengths(vector):
 @pytest.mark.parametrize(("before", "after"), [(16, 8), (8, 16), (4, 8)])
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.AvgPool2d(3, 1, 1)])
 def test_a_pool_between_two_vector_lengths(before, after, pool):
-    first = [sparse(3, 32, vector=before), nn.ReLU(), sparse(32, 32, vector=before), nn.ReLU()]
-    rest = [sparse(32, 32, vector=after), nn.ReLU(), sparse(32, 32, vector=after)]
-    graph = exported(nn.Sequential(*first, pool, *rest))
+    graph = exported(two_lengths(before, after, pool))
     layouts = [(layer["layout_in"], layer["layout_out"]) for layer in ours(graph)]
     assert layouts == [(0, 1), (1, 1), (0, 1), (1, 0)], "the pool reads blocks and writes planes"
 

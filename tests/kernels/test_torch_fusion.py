@@ -6,7 +6,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from nets import Drawn, Foreign, Residual, sparse, steps
+from nets import Drawn, Foreign, Residual, sparse, steps, two_lengths
 from torch import nn
 from torch.nn import functional as F
 
@@ -121,9 +121,7 @@ def test_any_net_computes_the_same(steps):
 @pytest.mark.parametrize(("before", "after"), [(16, 8), (8, 16), (4, 8)])
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.AvgPool2d(3, 1, 1)])
 def test_a_pool_between_two_vector_lengths(before, after, pool):
-    first = [sparse(3, 32, vector=before), nn.ReLU(), sparse(32, 32, vector=before), nn.ReLU()]
-    rest = [sparse(32, 32, vector=after), nn.ReLU(), sparse(32, 32, vector=after)]
-    model = fused(nn.Sequential(*first, pool, *rest))
+    model = fused(two_lengths(before, after, pool))
     inside = [(layer.layout_in, layer.layout_out) for layer in layers(model)]
     assert inside == [(0, 1), (1, 1), (0, 1), (1, 0)], "the pool reads blocks and writes planes"
 
