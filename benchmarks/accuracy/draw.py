@@ -40,7 +40,7 @@ Row = Mapping[str, Any]
 
 
 def points(rows: Sequence[Row], axis: str) -> dict[tuple[str, ...], list[Point]]:
-    """Return ratio and accuracy of the last epoch of rows that are `shown`, by method and what else tells them apart."""
+    """Return ratio and last accuracy of rows that are `shown`, by method and what else tells them apart."""
     found: dict[tuple[str, ...], list[Point]] = defaultdict(list)
     for row in rows:
         group = json.dumps([setting(row), row["recipe_sha256"]], sort_keys=True)
