@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hetcompress.activity import working
 from hetcompress.candidates import Candidate
 from hetcompress.comparisons import Latency, ratio_of, verdict_of
 from hetcompress.errors import HetCompressError, InputError, first_line
@@ -60,6 +61,7 @@ def side_by_side(
     """
     with torch_threads(threads):
         runners, runtimes = {}, {}
+        working(f"timing {len(candidates)} models, threads {threads}, batch {batch}")
         for candidate in candidates:
             images = candidate.images(batch)
             try:

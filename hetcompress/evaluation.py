@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hetcompress.activity import counted
+
 __all__ = ["EVALUATION_BATCH", "Accuracy", "evaluate"]
 
 EVALUATION_BATCH = 125
@@ -51,7 +53,7 @@ def evaluate(
         module.training = False
     correct, total, loss = 0, 0, 0.0
     try:
-        for images, labels in batches:
+        for images, labels in counted(batches, "evaluating: batch"):
             scores = model(images.to(device)).float().cpu()
             correct += int((scores.argmax(1) == labels).sum())
             loss += float(F.cross_entropy(scores, labels, reduction="sum"))

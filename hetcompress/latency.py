@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from hetcompress.activity import working
 from hetcompress.comparisons import Comparison, Latency, ratio_of
 from hetcompress.errors import UsageError, first_line
 from hetcompress.graphs import onnx_bytes, ort_session
@@ -166,6 +167,7 @@ def compare_latency(
         with torch_threads(threads):
             first, second = (prepare(model, image_shape, threads) for model in (dense, compact))
             for batch in batches:
+                working(f"timing in {runtime}, batch {batch}")
                 images = random_images(batch, image_shape)
                 (run_dense, of_dense), (run_compact, of_compact) = first(images), second(images)
                 comparisons.append(compare(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hetcompress.activity import counted
 from hetcompress.surgery import named_modules_of
 
 __all__ = ["recalibrate_"]
@@ -31,7 +32,7 @@ def recalibrate_(model: nn.Module, images: Iterable[Tensor]) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # cumulative average
         norm.train()
-    for batch in images:
+    for batch in counted(images, "recalibrating batch norms: batch"):
         model(batch)
     for norm, momentum in momenta.items():
         norm.momentum = momentum

@@ -66,12 +66,14 @@ def bench(
     """Time any models side by side, in interleaved rounds, against the first."""
     from hetcompress import pipeline
     from hetcompress.cli import console
+    from hetcompress.cli.progress import activity
 
-    result = pipeline.bench(
-        models, run, batches=batch, threads=threads or [1], seconds=seconds, runtime=runtime,
-        input_size=input_size or None, arch=arch, arch_arguments=key_values("--arch-arg", arch_arg or []),
-        trust_pickle=trust_pickle, operators=operators, announce=console.note,
-    )  # fmt: skip
+    with activity():
+        result = pipeline.bench(
+            models, run, batches=batch, threads=threads or [1], seconds=seconds, runtime=runtime,
+            input_size=input_size or None, arch=arch, arch_arguments=key_values("--arch-arg", arch_arg or []),
+            trust_pickle=trust_pickle, operators=operators, announce=console.note,
+        )  # fmt: skip
     for note in result.notes:
         console.warn(note)
     if json_out:

@@ -1,44 +1,34 @@
-"""Everything that is drawn: lines, tables, progress.
+"""Everything that is printed: lines and tables.
 
 ::
 
     result, print_json    stdout, always: what the command was run for
     say                   stdout, not under -q: tables, and what explains them
     warn                  stderr, always
-    note, progress        stderr, not under -q: what happens meanwhile
+    note                  stderr, not under -q: what happens meanwhile (and `hetcompress.cli.progress`)
     detail                stderr, under -v alone
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from hetcompress.cli.verbosity import Verbosity, verbosity
 
-if TYPE_CHECKING:
-    from hetcompress.evaluation import Accuracy
-
 __all__ = [
-    "TrainingProgress", "count", "detail", "millions", "note", "print_json", "result", "say", "table", "warn",
+    "count", "detail", "milliseconds", "millions", "note", "print_json", "result", "say", "stderr", "table", "warn",
 ]  # fmt: skip
 
 WIDTH = 150
 """Columns where the output is no terminal; tables are not squeezed into 80 in a log."""
-
-LINE_SECONDS = 30.0
-"""Where no bar can be drawn, one plain line is printed in this interval."""
 
 
 def _console(*, stderr: bool) -> Console:
@@ -50,36 +40,36 @@ def _console(*, stderr: bool) -> Console:
     )  # fmt: skip
 
 
-_out = _console(stderr=False)
-_err = _console(stderr=True)
+stdout = _console(stderr=False)
+stderr = _console(stderr=True)
 
 
 def result(text: str) -> None:
     """Print a line that the command was run for."""
-    _out.print(text)
+    stdout.print(text)
 
 
 def say(shown: str | Table, *, brief: Sequence[str] = ()) -> None:
     """Print a table, or a line that explains the result; under -q the `brief` lines in its place."""
     for item in [shown] if verbosity() > Verbosity.QUIET else brief:
-        _out.print(item)
+        stdout.print(item)
 
 
 def warn(text: str) -> None:
     """Print what the user should know before trusting the result."""
-    _err.print(f"NOTE: {text}")
+    stderr.print(f"NOTE: {text}")
 
 
 def note(text: str) -> None:
     """Print what happens."""
     if verbosity() > Verbosity.QUIET:
-        _err.print(text)
+        stderr.print(text)
 
 
 def detail(text: str) -> None:
     """Print what few want to know."""
     if verbosity() >= Verbosity.VERBOSE:
-        _err.print(text)
+        stderr.print(text)
 
 
 def milliseconds(time: float) -> str:
@@ -123,70 +113,3 @@ def _plain(value: Any) -> Any:
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one object with its schema number."""
     sys.stdout.write(json.dumps({"schema": 1, **value}, default=_plain, indent=2) + "\n")
-
-
-class TrainingProgress:
-    """Draws fine-tuning: a bar with the time that is left on a terminal, a plain line per interval elsewhere."""
-
-    def __init__(self) -> None:
-        self._bar: Progress | None = None
-        self._task: Any = None
-        self._began: tuple[float, int] | None = None
-        self._said = 0.0
-
-    def __enter__(self) -> TrainingProgress:
-        if verbosity() > Verbosity.QUIET and _err.is_terminal and os.environ.get("TERM") != "dumb":
-            self._bar = Progress(
-                TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                TextColumn("{task.fields[loss]}"), console=_err, transient=True,
-            )  # fmt: skip
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            with contextlib.suppress(Exception):
-                self._bar.stop()
-
-    def restarted(self) -> TrainingProgress:
-        """Return the same display for another training."""
-        if self._bar is not None and self._task is not None:
-            self._bar.remove_task(self._task)
-        self._task, self._began = None, None
-        return self
-
-    def measured(self, when: str, accuracy: Accuracy) -> None:
-        """Print an accuracy."""
-        note(f"{accuracy.percent:6.2f} %  {when}")
-
-    def progressed(self, step: int, total: int, losses: Mapping[str, float]) -> None:
-        """Move the bar, or print a line when its time has come."""
-        loss = f"loss {losses['loss']:.3f}"
-        if self._bar is not None:
-            if self._task is None:
-                self._task = self._bar.add_task("train", total=total, completed=step, loss=loss)
-            self._bar.update(self._task, completed=step, loss=loss)
-            return
-        now = time.monotonic()
-        if self._began is None:
-            self._began, self._said = (now, step), now
-        if now - self._said >= LINE_SECONDS:
-            self._said = now
-            left = (now - self._began[0]) / max(1, step - self._began[1]) * (total - step)
-            note(f"step {step} of {total}, {loss}, about {left / 60:.1f} min left")
-
-    def epoch(self, line: Mapping[str, Any]) -> None:
-        """Print one epoch."""
-        note(
-            f"{line['accuracy']:6.2f} %  epoch {line['epoch']} (stage {line['stage']}): loss {line['loss']:.3f}, "
-            f"MAC ratio {line['mac_ratio']:.2f}, density {line['density']:.3f}, "
-            f"lr {line['learning_rate']:.4f}, {line['images_per_second']:.0f} images/s"
-        )
-
-    def note(self, text: str) -> None:
-        """Print a line."""
-        note(text)
-
-    def warn(self, text: str) -> None:
-        """Print a warning."""
-        warn(text)

@@ -96,6 +96,7 @@ def convert(
     """
     from hetcompress import pipeline
     from hetcompress.cli import console
+    from hetcompress.cli.progress import activity
 
     settings: dict[str, Any] = {
         "arch": arch, "arch_arguments": key_values("--arch-arg", arch_arg or []), "family": family,
@@ -106,9 +107,10 @@ def convert(
         "granularity": granularity,
     }  # fmt: skip
     plan = plan_settings("fast", target, batch, threads, kernels=kernels)
-    result = pipeline.convert(
-        checkpoint, run=run, plan=plan, force=force, dry_run=dry_run, recipe=recorded(recipe), **settings
-    )
+    with activity():
+        result = pipeline.convert(
+            checkpoint, run=run, plan=plan, force=force, dry_run=dry_run, recipe=recorded(recipe), **settings
+        )
     for note in result.notes:
         console.warn(note)
     if json_out:

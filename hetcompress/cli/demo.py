@@ -23,12 +23,13 @@ def demo(
     console.note("the whole pipeline on handwritten digits, about a minute")  # before torch takes its seconds to import
     from hetcompress.checkpointing import InterruptedRunError
     from hetcompress.cli.export import print_export, warn_of
+    from hetcompress.cli.progress import TrainingProgress
     from hetcompress.cli.report import print_report
     from hetcompress.pipeline import demo as run_demo
 
     folder = out or Path(tempfile.mkdtemp(prefix="hetcompress-demo-"))
     try:
-        with console.TrainingProgress() as progress:
+        with TrainingProgress() as progress:
             result = run_demo(
                 folder,
                 reporter=progress.restarted,

@@ -63,17 +63,19 @@ def export(
     from hetcompress import pipeline
     from hetcompress.cli import console
     from hetcompress.cli.data import data_settings
+    from hetcompress.cli.progress import activity
     from hetcompress.cli.report import say_of_kernels
 
     wanted = [name for name, chosen in (("onnx", onnx), ("pt2", pt2), ("safetensors", safetensors)) if chosen]
     settings = data_settings(data, data_root, download=download) if data is not None else None
     quantised = pipeline.Int8Settings(int8_drop, int8_images) if int8 else None
     place = place_of(run, batch, threads, target or pipeline.planned_in(wanted))
-    result = pipeline.export(
-        wanted, run, out=out, data=settings, int8=quantised, arch=arch,
-        plan=plan_settings(plan, place.target, place.batches[0], place.threads, kernels=kernels), batches=place.batches,
-        threads=place.threads, seconds=seconds, strict=strict, force=force,
-    )  # fmt: skip
+    with activity():
+        result = pipeline.export(
+            wanted, run, out=out, data=settings, int8=quantised, arch=arch,
+            plan=plan_settings(plan, place.target, place.batches[0], place.threads, kernels=kernels),
+            batches=place.batches, threads=place.threads, seconds=seconds, strict=strict, force=force,
+        )  # fmt: skip
     warn_of(result)
     if json_out:
         console.print_json({"command": "export", "result": result.to_json()})

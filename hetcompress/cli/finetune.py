@@ -147,7 +147,7 @@ def finetune(
     Accuracy is shown at every step. Stops at a signal with its state saved; the same command goes on from there.
     """
     from hetcompress import pipeline
-    from hetcompress.cli import console
+    from hetcompress.cli import console, progress
     from hetcompress.cli.data import data_settings
     from hetcompress.cli.pruned import say_what_stays, say_which_decided
     from hetcompress.goals import ShapeSettings
@@ -167,11 +167,11 @@ def finetune(
         density=density, mac_ratio=mac_ratio, latency_ratio=latency_ratio, method=method, penalty=penalty,
         stage1=stage1, ramp=ramp, calibration=calibration,
     )  # fmt: skip
-    with console.TrainingProgress() as progress:
+    with progress.TrainingProgress() as reporter:
         result = pipeline.finetune(
             run, data=settings, train=train, shapes=shapes,
             plan=plan_settings("fast", target, batch, threads, kernels=kernels), arch=arch, stage=stage, resume=resume,
-            checkpoint_every=checkpoint_every, device=device, recipe=recorded(recipe), reporter=progress,
+            checkpoint_every=checkpoint_every, device=device, recipe=recorded(recipe), reporter=reporter,
         )  # fmt: skip
     say_which_decided(density, mac_ratio, result)
     if json_out:

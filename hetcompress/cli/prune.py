@@ -52,15 +52,17 @@ def prune(
     """
     from hetcompress import pipeline
     from hetcompress.cli import console
+    from hetcompress.cli.progress import activity
     from hetcompress.cli.pruned import say_what_stays, say_which_decided
     from hetcompress.run_files import MADE
 
     made = [run / name / file for name, files in MADE.items() for file in files if (run / name / file).exists()]
-    result = pipeline.prune(
-        run, density=density, mac_ratio=mac_ratio, latency_ratio=latency_ratio,
-        plan=plan_settings("fast", target, batch, threads, kernels=kernels), arch=arch, random=random,
-        evenly=evenly, force=force, announce=console.note,
-    )  # fmt: skip
+    with activity():
+        result = pipeline.prune(
+            run, density=density, mac_ratio=mac_ratio, latency_ratio=latency_ratio,
+            plan=plan_settings("fast", target, batch, threads, kernels=kernels), arch=arch, random=random,
+            evenly=evenly, force=force, announce=console.note,
+        )  # fmt: skip
     say_which_decided(density, mac_ratio, result)
     if json_out:
         console.print_json({"command": "prune", "result": result})

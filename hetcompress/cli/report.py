@@ -46,16 +46,18 @@ def report(
     """Compare the compressed model with its dense source: MACs, parameters, bytes, accuracy, latency, shapes."""
     from hetcompress import pipeline
     from hetcompress.cli import console
+    from hetcompress.cli.progress import activity
     from hetcompress.files import check_writable, write_text
     from hetcompress.latency import RUNTIMES
 
     if csv is not None:
         check_writable(csv)
     place = place_of(run, batch, threads, target)
-    result = pipeline.report(
-        run, arch=arch, plan=plan_settings(plan, place.target, place.batches[0], place.threads, kernels=kernels),
-        batches=place.batches, threads=place.threads, runtimes=() if no_latency else RUNTIMES, seconds=seconds,
-    )  # fmt: skip
+    with activity():
+        result = pipeline.report(
+            run, arch=arch, plan=plan_settings(plan, place.target, place.batches[0], place.threads, kernels=kernels),
+            batches=place.batches, threads=place.threads, runtimes=() if no_latency else RUNTIMES, seconds=seconds,
+        )  # fmt: skip
     if csv is not None:
         write_text(csv, result.to_csv())
     for text in filter(None, (result.plan["note"], *result.complaints)):

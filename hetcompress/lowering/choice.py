@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hetcompress.activity import counted
 from hetcompress.errors import VerificationError
 from hetcompress.lowering.base import LOWERINGS
 from hetcompress.lowering.choosers import Chooser, FewestMacs, Preferring, Survey
@@ -143,7 +144,8 @@ def lower(
     ready = model if isinstance(model, Tidy) else tidy(model, example_input)
     before, lowered, shapes, weights = ready.before, ready.model, ready.shapes, ready.weights
     layers = []
-    for name in [*named_modules_of(lowered, HetConv2d)]:  # names alone: the layers go one by one
+    # names alone: the layers go one by one
+    for name in counted([*named_modules_of(lowered, HetConv2d)], "finding forms: layer"):
         layer = lowered.get_submodule(name)
         assert isinstance(layer, HetConv2d)
         shape, positions = shapes.get(name, ((1, layer.in_channels, 16, 16), 0))

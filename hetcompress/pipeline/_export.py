@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hetcompress.activity import counted
 from hetcompress.artifacts import RunFolder
 from hetcompress.comparisons import Comparison
 from hetcompress.data import DataSource
@@ -236,7 +237,10 @@ def _dense(folder: RunFolder) -> nn.Module:
 
 def _write(model: nn.Module, example: Tensor, paths: Mapping[str, Path], truth: Truth | None = None) -> list[Exported]:
     """Write a model for each target; the files must compute the truth, which is the model's own where none is given."""
-    return [export_model(name, model, example, path, truth=truth) for name, path in paths.items()]
+    return [
+        export_model(name, model, example, path, truth=truth)
+        for name, path in counted(paths.items(), "writing and verifying: file")
+    ]
 
 
 def _to_quantise(pair: _Pair, exported: Path, folder: Path, planned: Plan) -> Path:

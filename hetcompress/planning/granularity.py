@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hetcompress.activity import counted
 from hetcompress.granularity import FINEST_FIRST, GRANULARITIES, Grain
 from hetcompress.lowering import forms_of, input_shapes
 from hetcompress.nn import LearnableHetConv2d
@@ -59,7 +60,7 @@ def choose_granularities(
     convs = named_modules_of(model, nn.Conv2d)
     known: dict[str, TimedGrain] = {}
     chosen = {}
-    for name in names:
+    for name in counted(names, "finding granularities: layer"):
         shape = shapes.get(name, ((1, convs[name].in_channels, 16, 16), 0))[0]
         alike = f"{convs[name]} {shape}"
         if alike not in known:

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hetcompress.activity import counted
 from hetcompress.allocation import allocate
 from hetcompress.budgets import Budget
 from hetcompress.lowering import forms_of, input_shapes
@@ -114,7 +115,7 @@ def layer_prices(model: nn.Module, example: Float[Tensor, "n c h w"], settings: 
     shapes = input_shapes(model, example, LearnableHetConv2d)
     known: dict[str, float] = {}
     prices = {}
-    for name, layer in named_modules_of(model, LearnableHetConv2d).items():
+    for name, layer in counted(named_modules_of(model, LearnableHetConv2d).items(), "measuring prices: layer"):
         shape, positions = shapes[name]
         alike = f"{layer} {layer.family.arguments()} {shape} {positions}"
         if alike not in known:

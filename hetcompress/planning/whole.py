@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hetcompress.activity import working
 from hetcompress.comparisons import SAME, Comparison
 from hetcompress.errors import UsageError
 from hetcompress.kernels import available
@@ -267,6 +268,7 @@ class Against:
     def __call__(self, compact: nn.Module) -> Comparison:
         """Time a model."""
         settings = self.settings
+        working("timing the whole model against dense")
         if self.reference is None:
             self.reference = self.target.reference(fold_batch_norms(self.dense, self.example), self.example)
         found = self.target.against(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from hetcompress.activity import counted, working
 from hetcompress.errors import NothingToDoError
 from hetcompress.evaluation import Accuracy
 from hetcompress.targets.base import Runner
@@ -62,6 +63,7 @@ def choose_layers(
     found: dict[int, Accuracy] = {}
 
     def reached(count: int) -> bool:
+        working(f"quantising with {count} layers in fp32")
         quantiser.write(path, exclude=order[:count])
         found[count] = measure(path)
         return found[count].percent >= lowest - 1e-9
@@ -106,7 +108,7 @@ def sensitivities(
     expected = reference(images).double()
     scale = max(float(expected.square().sum()), 1e-30)
     found = {}
-    for layer in quantiser.layers:
+    for layer in counted(quantiser.layers, "ranking for int8: layer"):
         quantiser.write(path, only=[layer])
         found[layer] = float((open_file(path)(images).double() - expected).square().sum()) / scale
     return dict(sorted(found.items(), key=lambda item: -item[1]))

@@ -1,0 +1,134 @@
+"""What is shown while a command works: a line or a bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from hetcompress.activity import listening
+from hetcompress.cli.console import note, stderr, warn
+from hetcompress.cli.verbosity import Verbosity, verbosity
+
+if TYPE_CHECKING:
+    from hetcompress.evaluation import Accuracy
+
+__all__ = ["TrainingProgress", "activity"]
+
+LINE_SECONDS = 30.0
+"""Where nothing can be drawn, one plain line is printed in this interval."""
+
+
+def _drawable() -> bool:
+    return verbosity() > Verbosity.QUIET and stderr.is_terminal and os.environ.get("TERM") != "dumb"
+
+
+class _NowAndThen:
+    """Prints a line if the last one, or the start, is long enough ago."""
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        now = time.monotonic()
+        if now - self._said >= LINE_SECONDS:
+            self._said = now
+            note(text)
+
+
+@contextlib.contextmanager
+def activity() -> Iterator[None]:
+    """Show what is being worked at inside the block."""
+    if not _drawable():
+        with listening(_NowAndThen()):
+            yield
+        return
+    # drawn when something new begins and at no other time: a thread that draws would disturb what is timed meanwhile
+    with Live(console=stderr, auto_refresh=False, transient=True) as live:
+
+        def show(text: str) -> None:
+            live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
+
+        with listening(show):
+            yield
+
+
+class TrainingProgress:
+    """Draws fine-tuning: a bar with the time that is left on a terminal, a plain line per interval elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._began: tuple[float, int] | None = None
+        self._line = _NowAndThen()
+        self._listening = contextlib.ExitStack()
+
+    def __enter__(self) -> TrainingProgress:
+        if _drawable():
+            self._bar = Progress(
+                TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                TextColumn("{task.fields[doing]}"), console=stderr, transient=True,
+            )  # fmt: skip
+            self._bar.start()
+        self._listening.enter_context(listening(self._working))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listening.close()
+        if self._bar is not None:
+            with contextlib.suppress(Exception):
+                self._bar.stop()
+
+    def _working(self, text: str) -> None:
+        if self._bar is None:
+            self._line(text)
+        elif self._task is None:
+            self._task = self._bar.add_task("train", total=None, doing=text)
+        else:
+            self._bar.update(self._task, doing=text)
+
+    def restarted(self) -> TrainingProgress:
+        """Return the same display for another training."""
+        if self._bar is not None and self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task, self._began = None, None
+        return self
+
+    def measured(self, when: str, accuracy: Accuracy) -> None:
+        """Print an accuracy."""
+        note(f"{accuracy.percent:6.2f} %  {when}")
+
+    def progressed(self, step: int, total: int, losses: Mapping[str, float]) -> None:
+        """Move the bar, or print a line when its time has come."""
+        loss = f"loss {losses['loss']:.3f}"
+        if self._bar is not None:
+            if self._task is None:
+                self._task = self._bar.add_task("train", total=total, completed=step, doing=loss)
+            self._bar.update(self._task, total=total, completed=step, doing=loss)
+            return
+        now = time.monotonic()
+        self._began = self._began or (now, step)
+        left = (now - self._began[0]) / max(1, step - self._began[1]) * (total - step)
+        self._line(f"step {step} of {total}, {loss}, about {left / 60:.1f} min left")
+
+    def epoch(self, line: Mapping[str, Any]) -> None:
+        """Print one epoch."""
+        note(
+            f"{line['accuracy']:6.2f} %  epoch {line['epoch']} (stage {line['stage']}): loss {line['loss']:.3f}, "
+            f"MAC ratio {line['mac_ratio']:.2f}, density {line['density']:.3f}, "
+            f"lr {line['learning_rate']:.4f}, {line['images_per_second']:.0f} images/s"
+        )
+
+    def note(self, text: str) -> None:
+        """Print a line."""
+        note(text)
+
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        warn(text)
