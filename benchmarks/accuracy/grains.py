@@ -1,0 +1,88 @@
+"""What the same measured time buys: granularities, each brought to one time ratio and trained alike, in short runs.
+
+    python benchmarks/accuracy/grains.py resnet20-12fca82f.th --arch hetcompress:resnet20 --latency-ratio 2 --data-root DIR
+
+`whole` is channel pruning by our own method; `auto` takes for each layer what is fast there, of whole channels, shapes
+for all filters and shapes for groups of filters.  One row of JSON each in --out; rows that are there are not made
+again, and an interrupted one goes on from its folder under --work.  Times are those of whole models in onnxruntime,
+batch 1, one thread.  Settings are compared on the test images, so accuracies are optimistic by a little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from accuracy import hetcompress, rows_of
+
+from hetcompress import pipeline
+from hetcompress.artifacts import RunFolder
+from hetcompress.machine import machine
+from hetcompress.planning import PlanSettings
+
+HERE = Path(__file__).parent
+GRAINS = (
+    ("whole", "--no-kernels"), ("channels", "--no-kernels"), ("auto", "--no-kernels"), ("vector8", "--kernels"),
+    ("auto", "--kernels"),
+)  # fmt: skip
+"""Granularity, and whether our kernel may be used."""
+
+
+def trained(options: argparse.Namespace, grain: str, kernels: str, run: Path) -> dict[str, Any]:
+    """Convert and fine-tune by the command line, time what came out; return what there is to say."""
+    if not run.exists():
+        hetcompress(
+            "convert", options.checkpoint, "--arch", options.arch, "--granularity", grain, kernels, "--run", run
+        )
+    given = ("--data", "cifar10", "--latency-ratio", options.latency_ratio, "--epochs", options.epochs)
+    root = () if options.data_root is None else ("--data-root", options.data_root)
+    hetcompress("finetune", "--run", run, *given, *root, "--seed", options.seed, kernels)
+    folder = RunFolder.open(run)
+    stage = folder.stage("finetune") or {}
+    plan = PlanSettings("fast", kernels=kernels == "--kernels")
+    report = pipeline.report(run, plan=plan, batches=(1,), runtimes=("onnxruntime",), seconds=options.seconds)
+    layers = folder.manifest["conversion"]["layers"].values()
+    counts = Counter(f"{layer['family']}, {layer['group_out']} x {layer['group_in']}" for layer in layers)
+    percents = {name: 100 * one["correct"] / one["total"] for name, one in stage["accuracies"].items()}
+    return {
+        "after_recalibration": percents["after recalibration"],
+        "last_epoch": percents["after stage 2"],
+        "mac_ratio": stage["mac_ratio"],
+        "time": [comparison.to_json() for comparison in report.latency],
+        "grains": counts,
+        "forms": report.plan["forms"],
+        "machine": dataclasses.asdict(machine()),
+    }
+
+
+def main() -> None:
+    """Make the rows that are missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--arch", required=True)
+    parser.add_argument("--latency-ratio", type=float, default=2.0)
+    parser.add_argument("--epochs", type=float, default=2.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each comparison of times")
+    parser.add_argument("--out", type=Path, default=HERE / "grains.jsonl")
+    parser.add_argument("--work", type=Path, default=Path("accuracy-runs"), help="folder of runs under way")
+    options = parser.parse_args()
+    for grain, kernels in GRAINS:
+        shared = {name: getattr(options, name) for name in ("arch", "latency_ratio", "epochs", "seed")}
+        key = {**shared, "granularity": grain, "kernels": kernels == "--kernels"}
+        if any(row["key"] == key for row in rows_of(options.out)):
+            continue
+        run = options.work / "-".join(str(value).replace(":", "-") for value in key.values())
+        row = {"key": key, **trained(options, grain, kernels, run)}
+        with options.out.open("a") as out:
+            out.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
