@@ -21,6 +21,7 @@ from unittest import mock
 import relaxations
 import scores
 from accuracy import fresh_rows_of
+from scores import Combined, Curved, learner
 
 from hetcompress import pipeline, schedules
 from hetcompress.artifacts import RunFolder
@@ -46,12 +47,14 @@ CHANGES: dict[str, dict[str, Any]] = {
     "nothing": {},
     "method magnitude": {"method": "magnitude"},
     "method sensitivity": {"method": "sensitivity"},
-    "geometric mean of sensitivity and magnitude": {"learner": scores.geometric_mean},
-    "taps by the geometric mean, layers by sensitivity": {"learner": scores.taps_by_both},
-    "taps by magnitude times what they read, layers by sensitivity": {"learner": scores.taps_by_energy},
-    "taps by curvature, layers by sensitivity": {"learner": scores.taps_by_curvature},
-    "taps and layers by curvature": {"learner": scores.curvature},
-    "taps by sensitivity, layers by magnitude": {"learner": scores.layers_by_magnitude},
+    "geometric mean of sensitivity and magnitude": {"learner": learner(Combined, combine=scores.geometric_mean)},
+    "taps by the geometric mean, layers by sensitivity": {"learner": learner(Combined, combine=scores.taps_by_both)},
+    "taps by root mean squares": {"learner": learner(Combined, combine=scores.taps_by_norm)},
+    "taps by magnitude times what they read": {"learner": learner(Curved, gradients=False)},
+    "taps by curvature": {"learner": learner(Curved)},
+    "taps and layers by curvature": {"learner": learner(Curved, layers_too=True)},
+    "layers by the root of their sensitivity": {"learner": learner(Combined, combine=scores.layers_by_root)},
+    "taps by sensitivity, layers by magnitude": {"learner": learner(Combined, combine=scores.layers_by_magnitude)},
     "method penalty, as in LHC": {"method": "penalty"},
     "method penalty, logits learn 30 times as fast": {"method": "penalty", "logit_lr": 30.0},
     "method penalty, shapes of LHC's library": {"method": "penalty", **LIBRARY},
@@ -114,7 +117,7 @@ def trained(options: argparse.Namespace, recipe: Recipe, changes: dict[str, Any]
         **{name: round(value.percent, 2) for name, value in result.accuracies.items()},
         "test_loss": round(result.accuracies["after stage 2"].loss, 4),
         "mac_ratio": result.epochs[-1]["mac_ratio"],
-        "settings": {**convert, **given, **constants},
+        "settings": {**convert, **given, **{name: value for name, value in constants.items() if not callable(value)}},
     }
 
 
@@ -135,7 +138,7 @@ def main() -> None:
         if any(row["key"] == key for row in fresh_rows_of(options.out)):
             continue
         row = {"key": key, "recipe_sha256": recipe.sha256, **trained(options, recipe, CHANGES[change])}
-        line = json.dumps(row, default=lambda function: function.__name__)
+        line = json.dumps(row)
         with options.out.open("a") as out:
             out.write(line + "\n")
         print(line, flush=True)
