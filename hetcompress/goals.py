@@ -44,7 +44,7 @@ class ShapeSettings:
         method: "blend", "sensitivity" or "magnitude" (schedules over scores) or "penalty" (LHC's trained logits).
         penalty: Of method "penalty": "density", "macs" or "latency"; None takes the one that fits the target.
         stage1: Share of the steps that stage 1 has; None takes `hetcompress.schedules.stage1_share` of the target.
-        ramp: Share of stage 1 over which schedules tighten, or penalty and masks are phased in.
+        ramp: Share of stage 1 over which schedules tighten; penalty and masks are phased in over half of it.
         calibration: Of method "penalty": share of stage 1 whose mean task loss gives the penalty its weight.
         every: Steps between two choices of a schedule.
         recalibration: Batches from which batch-norm statistics are measured after pruning.
@@ -83,7 +83,10 @@ class ShapeSettings:
                 bound = "]" if option == "--ramp" else ")"
                 raise UsageError(option, expected=f"a number in (0, 1{bound}", found=str(share))
         if self.every < 1 or self.recalibration < 0:
-            raise UsageError("--every and --recalibration", expected="positive integers")
+            raise UsageError(
+                "shape settings", expected="every of at least 1, recalibration of at least 0",
+                found=f"{self.every}, {self.recalibration}",
+            )  # fmt: skip
         LEARNERS[self.method]
         if self.penalty is not None:
             if self.method != "penalty":
@@ -157,6 +160,7 @@ def learner_of(
         return kind(layers, budget, ramp=shapes.ramp, every=shapes.every)
     costs: Mapping[str, float] = budget.unit_costs
     if budget.unit != "time ratio":  # LHC's penalty on density looks at MACs too
-        costs = _positions(layers, layer_macs(model, torch.zeros(1, *image_size)))
+        example = torch.zeros(1, *image_size, device=next(iter(layers.values())).weight.device)
+        costs = _positions(layers, layer_macs(model, example))
     penalty = PENALTIES[shapes.penalty or FITTING[budget.unit]](budget.share, costs)
     return PenaltyLearner(layers, penalty, warmup=shapes.ramp / 2, calibration=shapes.calibration)

@@ -179,10 +179,10 @@ class MagnitudeLearner(ScheduleLearner):
 
 @LEARNERS.register("sensitivity")
 class SensitivityLearner(ScheduleLearner):
-    """A tap is worth what the loss would change without it, to first order, per unit of cost.
+    """A tap is worth what the loss would change without it, to first order, per kernel of its group.
 
-    The score is ``(sum over the group of weight * gradient)^2``, averaged over steps (Molchanov et al., CVPR 2019),
-    which is comparable between layers as it stands.  Taps that are switched off keep being scored and may return.
+    The score is ``(sum over the group of W * dL/d(W * M))^2``, averaged over steps (Molchanov et al., CVPR 2019), which
+    is comparable between layers as it stands.  Taps that are switched off keep being scored and may return.
     """
 
     momentum = 0.98
@@ -228,8 +228,8 @@ class SensitivityLearner(ScheduleLearner):
 class BlendLearner(SensitivityLearner):
     """Magnitudes rank the taps of a layer, sensitivities say what the layer is worth beside others.
 
-    The sensitivity of a single tap comes from the gradients of a net that has been trained already, which are small and
-    noisy; averaged over a layer it is steady, and knows what no magnitude can: how much the loss minds.
+    That ranks taps better than any other score that was tried (docs/decisions, 13), while magnitudes cannot tell how
+    much the loss minds a layer: its inputs, and what comes after it, scale them.
     """
 
     def scores(self) -> dict[str, Tensor]:

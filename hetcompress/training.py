@@ -28,6 +28,7 @@ from hetcompress.surgery import named_modules_of
 __all__ = ["AMP_DTYPES", "Hook", "TrainSettings", "Trainer", "amp_dtype"]
 
 AMP_DTYPES = ("auto", "float32", "bfloat16", "float16")
+OPTIMISERS = ("sgd", "momentum", "adamw")
 SCHEDULES = ("cosine", "onecycle", "multistep", "constant")
 AVERAGING = 0.98
 """Momentum of the running losses that are shown while training."""
@@ -41,7 +42,7 @@ class TrainSettings:
         epochs: Passes over the training data, both stages together; the last one may be a part.
         max_steps: Stop after this many steps at most (a smoke run); the schedules shrink with it.
         batch_size: Images per step.
-        opt: "sgd" (Nesterov) or "adamw".
+        opt: "sgd" (Nesterov), "momentum" (SGD without that) or "adamw"; the names are timm's.
         lr: Highest learning rate.
         momentum: Of SGD.
         weight_decay: On weights; never on biases, norms or shape logits.
@@ -91,7 +92,7 @@ class TrainSettings:
         check("epochs", math.isfinite(self.epochs) and self.epochs > 0, "a positive number", self.epochs)
         check("max-steps", self.max_steps is None or self.max_steps >= 1, "an integer of at least 1", self.max_steps)
         check("batch-size", self.batch_size >= 2, "an integer of at least 2", self.batch_size)
-        check("opt", self.opt in ("sgd", "adamw"), "sgd or adamw", self.opt)
+        check("opt", self.opt in OPTIMISERS, ", ".join(OPTIMISERS), self.opt)
         check("sched", self.sched in SCHEDULES, ", ".join(SCHEDULES), self.sched)
         for milestone in self.milestones:
             check("milestone", 0 < milestone < 1, "shares of the run, in (0, 1)", milestone)
@@ -205,12 +206,11 @@ class Trainer:
         self.dtype = amp_dtype(settings.amp_dtype, device)
         groups = _parameter_groups(model, settings)
         self.optimizer: torch.optim.Optimizer
-        if settings.opt == "sgd":
-            self.optimizer = torch.optim.SGD(
-                groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0
-            )
-        else:
+        if settings.opt == "adamw":
             self.optimizer = torch.optim.AdamW(groups, lr=settings.lr)
+        else:
+            nesterov = settings.opt == "sgd" and settings.momentum > 0
+            self.optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         average = get_ema_multi_avg_fn(settings.ema)  # type: ignore[no-untyped-call]
         self.ema = AveragedModel(model, multi_avg_fn=average) if settings.ema else None

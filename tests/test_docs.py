@@ -1,6 +1,5 @@
 """What the documentation shows really runs."""
 
-import importlib.util
 import re
 
 import pytest
@@ -32,13 +31,3 @@ def test_links_lead_somewhere(page):
     path = REPO / "docs" / page
     for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
         assert target.startswith("https://") or (path.parent / target).exists(), target
-
-
-def test_the_table_of_accuracies_is_that_of_the_rows():
-    folder = REPO / "benchmarks" / "accuracy"
-    spec = importlib.util.spec_from_file_location("accuracy_table", folder / "table.py")
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    page = (REPO / "docs" / "method.md").read_text()
-    texts = made.tables(folder / "rows.jsonl", folder / "ablation.jsonl")
-    assert made.put(page, texts) == page, "run benchmarks/accuracy/table.py --into docs/method.md"

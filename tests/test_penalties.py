@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from hetcompress.budgets import Budget
@@ -31,6 +33,30 @@ def test_a_penalty_falls_towards_its_target(name):
         for layer in layers.values():
             layer.shape_logits[:, ::2] *= -1  # half of the channels
     assert float(penalty(layers).detach()) < 0.02 * penalty.maximum
+
+
+@given(st.sampled_from(sorted(PENALTIES)), st.floats(0.01, 0.99), st.integers(0, 2**31))
+def test_a_penalty_never_exceeds_its_maximum(name, target, seed):
+    layers = named_modules_of(model(), LearnableHetConv2d)
+    penalty = PENALTIES[name](target, COSTS)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for layer in layers.values():
+            layer.shape_logits.copy_(torch.randn_like(layer.shape_logits) + 2 * torch.randn(()))
+    assert float(penalty(layers).detach()) <= penalty.maximum + 1e-6
+
+
+@pytest.mark.parametrize("name", sorted(PENALTIES))
+@pytest.mark.parametrize("target", [0.1, 0.9])
+def test_the_maximum_is_that_of_full_or_of_empty_kernels(name, target):
+    layers = named_modules_of(model(), LearnableHetConv2d)
+    penalty = PENALTIES[name](target, COSTS)
+    full = float(penalty(layers).detach())
+    with torch.no_grad():
+        for layer in layers.values():
+            layer.shape_logits.neg_()
+    of_all = 0.01 if name == "density" else 0.0  # MACs count in either case
+    assert penalty.maximum == pytest.approx(full if target < 0.5 else float(penalty(layers).detach()) + of_all)
 
 
 def test_a_layer_without_a_price_feels_no_latency():

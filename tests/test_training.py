@@ -167,13 +167,13 @@ def test_max_steps_shortens_the_run(tmp_path):
     assert len(result.epochs) == 1
 
 
-@pytest.mark.parametrize("opt", ["sgd", "adamw"])
+@pytest.mark.parametrize("opt", ["sgd", "momentum", "adamw"])
 @pytest.mark.parametrize("amp", ["bfloat16", "float32"])
 def test_optimisers_and_precisions(tmp_path, opt, amp):
     train = TrainSettings(
         epochs=3,
         batch_size=16,
-        lr=0.05 if opt == "sgd" else 0.01,
+        lr=0.01 if opt == "adamw" else 0.05,
         opt=opt,
         amp_dtype=amp,
         sched="cosine",
@@ -256,7 +256,7 @@ def test_infinite_loss_stops_with_advice(tmp_path):
         ({"epochs": 0}, "--epochs: expected a positive number, found 0"),
         ({"epochs": float("nan")}, "--epochs: expected a positive number, found nan"),
         ({"lr": float("nan")}, "--lr: expected a positive number, found nan"),
-        ({"opt": "adam"}, "--opt: expected sgd or adamw, found adam"),
+        ({"opt": "adam"}, "--opt: expected sgd, momentum, adamw, found adam"),
         ({"features": -1.0}, r"--features: expected a number of at least 0, found -1.0"),
         ({"distill": 2.0}, r"--distill: expected a number in \[0, 1\], found 2.0"),
         (

@@ -20,7 +20,7 @@ from unittest import mock
 
 import relaxations
 import scores
-from accuracy import fresh_rows_of
+from rows import fresh_rows_of, method_of
 from scores import Combined, Curved, learner
 
 from hetcompress import pipeline, schedules
@@ -137,7 +137,8 @@ def main() -> None:
         key = {"recipe": recipe.name, "epochs": options.epochs, "seed": options.seed, "change": change}
         if any(row["key"] == key for row in fresh_rows_of(options.out)):
             continue
-        row = {"key": key, "recipe_sha256": recipe.sha256, **trained(options, recipe, CHANGES[change])}
+        found = trained(options, recipe, CHANGES[change])
+        row = {"key": key, "recipe_sha256": recipe.sha256, "recipe_method": method_of(recipe), **found}
         line = json.dumps(row)
         with options.out.open("a") as out:
             out.write(line + "\n")

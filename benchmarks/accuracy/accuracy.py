@@ -8,7 +8,7 @@
 | dense | the source, trained on for as long |
 | unstructured | the recipe with a mask for each single weight: an upper bound that no runtime executes fast |
 | hetconv | the fixed pattern of HetConv with --parts P, at the ratio that P gives |
-| tp-magnitude, tp-group-norm, tp-bn-scale | Torch-Pruning, as fast as the row of `ours` in --match |
+| tp-magnitude, tp-group-norm, tp-bn-scale | Torch-Pruning, at the MACs or the time of the row of `ours` (--match) |
 
 A row is a line of JSON in --out.  A row that stands there is not made again unless its recipe has changed since; one
 that was interrupted goes on from its folder under --work.  With `--seconds 0` nothing is timed, for a machine that is
@@ -27,13 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from table import is_current
+from rows import fresh_rows_of, put_row
 from torch import nn
 
 from hetcompress import pipeline
 from hetcompress.artifacts import RunFolder
 from hetcompress.cost import layer_macs
-from hetcompress.files import write_text
 from hetcompress.kernels import available
 from hetcompress.machine import machine
 from hetcompress.planning import FEWEST_MACS, PlanSettings
@@ -59,16 +58,6 @@ def key_of(options: argparse.Namespace) -> dict[str, Any]:
     if options.method == "hetconv":
         key["parts"] = options.parts
     return key
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    """Return the rows that are there already."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def fresh_rows_of(path: Path) -> list[dict[str, Any]]:
-    """Return the rows whose recipes are the same files still."""
-    return [row for row in rows_of(path) if is_current(row)]
 
 
 def hetcompress(*arguments: object) -> None:
@@ -196,8 +185,7 @@ def main() -> None:
     run = options.work / "-".join(Path(str(part)).name for part in parts)
     row = next((row for row in fresh_rows_of(options.out) if row["key"] == key), None) or made(options, key, run)
     row = timed(options, row, run)
-    rows = [other for other in rows_of(options.out) if other["key"] != key]  # others may have come meanwhile
-    write_text(options.out, "".join(json.dumps(one) + "\n" for one in [*rows, row]))
+    put_row(options.out, row)
     print(json.dumps(row))
 
 

@@ -23,7 +23,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib import ticker
-from table import NAMES, is_current
+from rows import is_current
+from table import NAMES
 
 HERE = Path(__file__).parent
 NETS = {
@@ -105,9 +106,10 @@ def draw(title: str, axis: str, own: Sequence[Row], others: Sequence[Row], out: 
     axes.axhline(source, color="0.3", linestyle=":")
     published = defaultdict(list)
     for row in others if axis == "macs" else ():
-        published[row["method"]].append((row["mac_ratio"], row["accuracy"]))
-    for mark, (method, found) in zip(itertools.cycle(HOLLOW), published.items(), strict=False):
-        axes.plot(*zip(*found, strict=True), mark, color="0.5", fillstyle="none", label=f"{method} (published)")
+        name = f"{row['method']} (published{'' if 'accuracy' in row else ' as a difference'})"
+        published[name].append((row["mac_ratio"], row.get("accuracy") or source + row["difference"]))
+    for mark, (name, found) in zip(itertools.cycle(HOLLOW), published.items(), strict=False):
+        axes.plot(*zip(*found, strict=True), mark, color="0.5", fillstyle="none", label=name)
     cpu = own[0].get("machine", {}).get("cpu")
     what = "MACs" if axis == "macs" else f"time at batch 1, one thread\n({cpu}; {FORMS[axis]})"
     axes.set(title=title, xlabel=f"dense over compressed {what}", ylabel="top-1, last epoch, %", xscale="log")

@@ -1,6 +1,6 @@
 """What the same measured time buys: granularities, each brought to one time ratio and trained alike, in short runs.
 
-    python benchmarks/accuracy/grains.py resnet20-12fca82f.th --arch hetcompress:resnet20 --latency-ratio 2 --data-root DIR
+    python benchmarks/accuracy/grains.py resnet20-12fca82f.th --arch hetcompress:resnet20 --data-root DIR
 
 `whole` is channel pruning by our own method; `auto` takes for each layer what is fast there, of whole channels, shapes
 for all filters and shapes for groups of filters.  One row of JSON each in --out; rows that are there are not made
@@ -17,7 +17,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from accuracy import hetcompress, rows_of
+from accuracy import hetcompress
+from rows import rows_of
 
 from hetcompress import pipeline
 from hetcompress.artifacts import RunFolder

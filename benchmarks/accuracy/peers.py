@@ -28,6 +28,7 @@ from hetcompress.finetuning import finetune
 from hetcompress.goals import ShapeSettings
 from hetcompress.latency import compare_latency
 from hetcompress.lowering import fold_batch_norms
+from hetcompress.machine import machine
 from hetcompress.models.resnet_cifar import PaddedIdentity
 from hetcompress.pipeline import DataSettings
 from hetcompress.pipeline._common import open_run_data
@@ -134,6 +135,8 @@ def target_of(options: argparse.Namespace, key: dict[str, Any], rows: list[dict[
         return float(ours["mac_ratio_executed"])
     if options.match not in ours["time"]:
         raise SystemExit(f"the row of ours has no time of {options.match}")
+    if ours["machine"]["cpu"] != machine().cpu:
+        raise SystemExit(f"the row of ours was timed on another machine ({ours['machine']['cpu']}): time it here first")
     ratio = float(ours["time"][options.match][0]["ratio"])  # at batch 1
     if ratio <= 1:
         raise SystemExit(f"the row of ours is not faster than the dense net with {options.match}: nothing to match")

@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hetcompress.goals import ShapeSettings
-from hetcompress.recipes import load_recipe, recipe_names
+from rows import is_current, rows_of
+
+from hetcompress.recipes import load_recipe
 
 HERE = Path(__file__).parent
 MARKS = ("<!-- rows of benchmarks/accuracy -->", "<!-- end of rows -->")
@@ -30,13 +31,15 @@ NAMES = {
     "tp-group-norm": "Torch-Pruning, group norm",
     "tp-bn-scale": "Torch-Pruning, batch-norm scales",
 }
-LEARNED = ("ours", "unstructured")
-"""Methods that learn shapes."""
+PRETRAINED = {"hetcompress:resnet20": 200, "hetcompress:resnet56": 200, "hetcompress:vgg16_bn": 28}
+"""Epochs of the sources: of the public checkpoints as their authors say, of VGG16-BN in `vgg16_bn.json`."""
+PROCESSORS = {"AMD EPYC (family 26, model 2)": "Zen 5", "AMD EPYC (family 25, model 17)": "Zen 4"}
+"""What processors are called in short."""
 MATCHED = {"stock": ", as fast with stock operators", "kernels": ", as fast as ours with its kernel"}
 """What is said of a peer that is not brought to the MACs of ours."""
 HEAD = """\
-| recipe | method | epochs | seeds | MAC ratio | time ratio, batch 1 | batch 16 | timed on | accuracy, % |
-|---|---|---|---|---|---|---|---|---|"""
+| recipe | method | epochs, with the source's | seeds | MAC ratio | weight ratio | time ratio, batch 1 | batch 16 | timed on | accuracy, last epoch, % | best epoch |
+|---|---|---|---|---|---|---|---|---|---|---|"""  # noqa: E501
 ABLATION_HEAD = """\
 | recipe | epochs | what is changed | seeds | after stage 1, pruned, recalibrated | accuracy, % | against the recipe |
 |---|---|---|---|---|---|---|"""
@@ -103,28 +106,29 @@ def line(seeds: Sequence[Row]) -> str:
     ratio = statistics.mean(row.get("mac_ratio_executed", row["mac_ratio_effective"]) for row in seeds)
     times = [time_ratio(seeds, place) for place in (0, 1)]
     epochs = seeds[0]["settings"]["train"]["epochs"]
-    machines = ", ".join(sorted({row["machine"]["cpu"] for row in seeds if row.get("time")}))
-    cells = (f"`{key['recipe']}`", name, f"{epochs:g}", len(seeds), f"{ratio:.2f}", *times, machines, accuracy(seeds))
+    before = PRETRAINED.get(seeds[0]["net"])
+    all_epochs = f"{epochs:g}" if before is None else f"{before} + {epochs:g}"
+    weights = statistics.mean(row["weight_ratio"] for row in seeds)
+    best = statistics.mean(row["best_epoch"] for row in seeds)
+    cells = (
+        f"`{key['recipe']}`", name, all_epochs, len(seeds), f"{ratio:.2f}", f"{weights:.2f}", *times, timed_on(seeds),
+        accuracy(seeds), f"{best:.2f}",
+    )  # fmt: skip
     return f"| {' | '.join(map(str, cells))} |"
-
-
-def is_current(row: Row) -> bool:
-    """Return whether a row is what its recipe gives still: the file is the same, and so is how shapes are learned."""
-    key = row["key"]
-    name = key["recipe"]
-    if name not in recipe_names():
-        return False
-    recipe = load_recipe(name)
-    if recipe.sha256 != row.get("recipe_sha256"):
-        return False
-    method = recipe.options["finetune"].get("method", ShapeSettings.method)
-    return key.get("method") not in LEARNED or row["settings"]["shapes"]["method"] == method
 
 
 def time_ratio(seeds: Sequence[Row], place: int) -> str:
     """Return the mean time ratio of a batch, ours with our kernel and a plain net with stock operators."""
     found = [row["time"].get("kernels") or row["time"].get("stock") for row in seeds if row.get("time")]
     return f"{statistics.mean(one[place]['ratio'] for one in found if one):.2f}" if any(found) else ""
+
+
+def timed_on(seeds: Sequence[Row]) -> str:
+    """Return the processors on which times were measured, and of how many seeds, where that was not all."""
+    timed = [row for row in seeds if row.get("time")]
+    some = f" ({len(timed)} of the seeds)" if 0 < len(timed) < len(seeds) else ""
+    names = {PROCESSORS.get(row["machine"]["cpu"], row["machine"]["cpu"]) for row in timed}
+    return ", ".join(sorted(names)) + some
 
 
 def accuracy(seeds: Sequence[Row]) -> str:
@@ -135,8 +139,7 @@ def accuracy(seeds: Sequence[Row]) -> str:
 
 def tables(rows: Path, changes: Path) -> dict[tuple[str, str], str]:
     """Return the tables of two files by the marks between which they belong."""
-    accuracies, short = ([json.loads(line) for line in path.read_text().splitlines()] for path in (rows, changes))
-    return {MARKS: table(accuracies), ABLATION_MARKS: ablation(short)}
+    return {MARKS: table(rows_of(rows)), ABLATION_MARKS: ablation(rows_of(changes))}
 
 
 def put(page: str, texts: Mapping[tuple[str, str], str]) -> str:

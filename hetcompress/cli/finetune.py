@@ -69,7 +69,12 @@ def finetune(
         ),
     ] = None,
     ramp: Annotated[
-        float, typer.Option(help="Share of stage 1 over which the budget tightens.", rich_help_panel=SHAPES)
+        float,
+        typer.Option(
+            help="Share of stage 1 over which the budget tightens; of method penalty, half of it phases in the penalty "
+            "and the masks.",
+            rich_help_panel=SHAPES,
+        ),
     ] = 0.95,
     calibration: Annotated[
         float,
@@ -82,7 +87,7 @@ def finetune(
         OptionalInt, typer.Option(help="At most this many steps, for a smoke run.", rich_help_panel=TRAINING)
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", rich_help_panel=TRAINING)] = 128,
-    opt: Annotated[str, typer.Option(help="sgd or adamw.", rich_help_panel=TRAINING)] = "sgd",
+    opt: Annotated[str, typer.Option(help="sgd (Nesterov), momentum or adamw.", rich_help_panel=TRAINING)] = "sgd",
     lr: Annotated[float, typer.Option(help="Highest learning rate.", rich_help_panel=TRAINING)] = 0.03,
     momentum: Annotated[float, typer.Option(rich_help_panel=TRAINING)] = 0.9,
     weight_decay: Annotated[float, typer.Option("--weight-decay", "--wd", rich_help_panel=TRAINING)] = 1e-4,
@@ -92,22 +97,25 @@ def finetune(
     milestone: Annotated[
         Optional[list[float]],  # noqa: UP045
         typer.Option(
-            help="Of sched multistep: share of the run after which the learning rate falls; may be repeated.",
+            help="Of sched multistep: share of the run after which the learning rate falls, 0.5 after half of the "
+            "epochs; may be repeated.",
             rich_help_panel=TRAINING,
         ),
     ] = None,
     decay_rate: Annotated[
-        float, typer.Option(help="Of sched multistep: what the rate falls by.", rich_help_panel=TRAINING)
+        float,
+        typer.Option(help="Of sched multistep: what the rate is multiplied by each time.", rich_help_panel=TRAINING),
     ] = 0.1,
     warmup: Annotated[
         float, typer.Option(help="Share of the run over which the learning rate rises.", rich_help_panel=TRAINING)
     ] = 0.1,
     smoothing: Annotated[float, typer.Option("--smoothing", "--label-smoothing", rich_help_panel=TRAINING)] = 0.0,
     distill: Annotated[
-        float, typer.Option(help="Weight of distillation from the source's scores; 0 is off.", rich_help_panel=TRAINING)
+        float,
+        typer.Option(help="Weight of distillation from the source's class scores; 0 is off.", rich_help_panel=TRAINING),
     ] = 0.9,
     temperature: Annotated[
-        float, typer.Option(help="Of the distillation from scores.", rich_help_panel=TRAINING)
+        float, typer.Option(help="Of the distillation from class scores.", rich_help_panel=TRAINING)
     ] = 4.0,
     features: Annotated[
         float,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.live import Live
@@ -23,6 +23,8 @@ __all__ = ["TrainingProgress", "activity"]
 
 LINE_SECONDS = 30.0
 """Where nothing can be drawn, one plain line is printed in this interval."""
+DRAW_SECONDS = 0.1
+"""The bar of a training is drawn no more often."""
 
 
 def _drawable() -> bool:
@@ -30,23 +32,28 @@ def _drawable() -> bool:
 
 
 class _NowAndThen:
-    """Prints a line if the last one, or the start, is long enough ago."""
+    """Shows a text if the last one is long enough ago; the start counts as one.
 
-    def __init__(self) -> None:
-        self._said = time.monotonic()
+    Args:
+        show: What shows it.
+        seconds: How long is long enough.
+    """
+
+    def __init__(self, show: Callable[[str], object], seconds: float) -> None:
+        self._show, self._seconds, self._last = show, seconds, time.monotonic()
 
     def __call__(self, text: str) -> None:
         now = time.monotonic()
-        if now - self._said >= LINE_SECONDS:
-            self._said = now
-            note(text)
+        if now - self._last >= self._seconds:
+            self._last = now
+            self._show(text)
 
 
 @contextlib.contextmanager
 def activity() -> Iterator[None]:
     """Show what is being worked at inside the block."""
     if not _drawable():
-        with listening(_NowAndThen()):
+        with listening(_NowAndThen(note, LINE_SECONDS)):
             yield
         return
     # drawn when something new begins and at no other time: a thread that draws would disturb what is timed meanwhile
@@ -60,20 +67,24 @@ def activity() -> Iterator[None]:
 
 
 class TrainingProgress:
-    """Draws fine-tuning: a bar with the time that is left on a terminal, a plain line per interval elsewhere."""
+    """Draws fine-tuning: a bar with the time that is left on a terminal, a plain line per interval elsewhere.
+
+    As in `activity`, no thread draws: a target of time is measured meanwhile.
+    """
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
         self._task: Any = None
         self._began: tuple[float, int] | None = None
-        self._line = _NowAndThen()
+        self._line = _NowAndThen(note, LINE_SECONDS)
+        self._draw = _NowAndThen(self._refresh, DRAW_SECONDS)
         self._listening = contextlib.ExitStack()
 
     def __enter__(self) -> TrainingProgress:
         if _drawable():
             self._bar = Progress(
                 TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                TextColumn("{task.fields[doing]}"), console=stderr, transient=True,
+                TextColumn("{task.fields[doing]}"), console=stderr, transient=True, auto_refresh=False,
             )  # fmt: skip
             self._bar.start()
         self._listening.enter_context(listening(self._working))
@@ -85,13 +96,18 @@ class TrainingProgress:
             with contextlib.suppress(Exception):
                 self._bar.stop()
 
+    def _refresh(self, _text: str) -> None:
+        if self._bar is not None:
+            self._bar.refresh()
+
     def _working(self, text: str) -> None:
         if self._bar is None:
             self._line(text)
-        elif self._task is None:
+            return
+        if self._task is None:
             self._task = self._bar.add_task("train", total=None, doing=text)
-        else:
-            self._bar.update(self._task, doing=text)
+        self._bar.update(self._task, doing=text)
+        self._draw(text)
 
     def restarted(self) -> TrainingProgress:
         """Return the same display for another training."""
@@ -111,10 +127,13 @@ class TrainingProgress:
             if self._task is None:
                 self._task = self._bar.add_task("train", total=total, completed=step, doing=loss)
             self._bar.update(self._task, total=total, completed=step, doing=loss)
+            self._draw(loss)
             return
         now = time.monotonic()
-        self._began = self._began or (now, step)
-        left = (now - self._began[0]) / max(1, step - self._began[1]) * (total - step)
+        if self._began is None:  # how long a step takes is known from the next one on
+            self._began = now, step
+            return
+        left = (now - self._began[0]) / (step - self._began[1]) * (total - step)
         self._line(f"step {step} of {total}, {loss}, about {left / 60:.1f} min left")
 
     def epoch(self, line: Mapping[str, Any]) -> None:

@@ -35,12 +35,12 @@ class Penalty(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, layers: Mapping[str, LearnableHetConv2d]) -> Float[Tensor, ""]:
-        """Return the penalty of these layers: 0 or little at the target, `maximum` for full kernels."""
+        """Return the penalty of these layers: 0 or little at the target, at most `maximum`."""
 
     @property
-    @abc.abstractmethod
     def maximum(self) -> float:
-        """The value for full kernels, where training starts; the penalty's weight is scaled by it."""
+        """The largest value, of full kernels or of empty ones; the penalty's weight is scaled by it."""
+        return max(1 - self.target, self.target)
 
 
 def kept_share(

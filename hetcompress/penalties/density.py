@@ -30,5 +30,5 @@ class DensityPenalty(Penalty):
 
     @property
     def maximum(self) -> float:
-        """The value for full kernels, where training starts."""
-        return MAC_SHARE + (1 - MAC_SHARE) * (1 - self.target)
+        """See `Penalty.maximum`; as in the paper's released code, with all MACs kept in either case."""
+        return MAC_SHARE + (1 - MAC_SHARE) * super().maximum

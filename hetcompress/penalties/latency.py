@@ -26,8 +26,3 @@ class LatencyPenalty(Penalty):
     def __call__(self, layers: Mapping[str, LearnableHetConv2d]) -> Float[Tensor, ""]:
         """Return |target - share of the expected time|."""
         return (self.target - kept_share(layers, self.unit_costs)).abs()
-
-    @property
-    def maximum(self) -> float:
-        """The value for full kernels, where training starts (never 0, so that it can be divided by)."""
-        return max(1 - self.target, 1e-3)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +44,7 @@ class Recipe:
     Attributes:
         name: The file's name without its suffix.
         about: What it is for, in a line.
-        sha256: Of the file.
+        sha256: Of the options; name, `about` and comments do not count.
         options: What each command is given, by the name of the command, then of the option.
     """
 
@@ -87,7 +88,8 @@ def load_recipe(recipe: str) -> Recipe:
         raise InputError(where, expected="TOML", found=str(error), fix="correct the file") from None
     _check(where, read)
     options = {command: read.get(command, {}) for command in COMMANDS}
-    return Recipe(path.stem, read.get("about", ""), hashlib.sha256(data).hexdigest(), options)
+    said = json.dumps(options, sort_keys=True, default=str)
+    return Recipe(path.stem, read.get("about", ""), hashlib.sha256(said.encode()).hexdigest(), options)
 
 
 def _check(where: str, read: Mapping[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 import io
 import re
+import threading
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -14,10 +16,11 @@ from hetcompress.cli import progress
 def often(monkeypatch):
     """A plain line each time, as if each step took long."""
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "DRAW_SECONDS", 0.0)
 
 
 @pytest.fixture
-def terminal(monkeypatch):
+def terminal(monkeypatch, often):
     """What is drawn on a terminal of 60 columns."""
     monkeypatch.setenv("TERM", "xterm")
     drawn = io.StringIO()
@@ -50,10 +53,20 @@ def test_quiet_has_none(hc, digits, often):
 
 def test_training_tells_what_it_evaluates(hc, digits, often):
     hc("convert", "model.pt", *digits)
-    code, _, err = hc("finetune", "--data", "digits", "--max-steps", 2)
+    code, _, err = hc("finetune", "--data", "digits", "--max-steps", 3)
     assert code == 0
     assert "evaluating: batch 1\n" in err
-    assert re.search(r"step 1 of 2, loss [\d.]+, about [\d.]+ min left\n", err)
+    assert "step 1 of 3" not in err, "how long a step takes is not known yet"
+    assert re.search(r"step 2 of 3, loss [\d.]+, about [\d.]+ min left\n", err)
+
+
+def test_the_time_that_is_left(monkeypatch, capsys, often):
+    clock = iter(range(0, 6000, 60))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with progress.TrainingProgress() as reporter:
+        for step in (101, 102):
+            reporter.progressed(step, 112, {"loss": 1.0})
+    assert capsys.readouterr().err == "step 102 of 112, loss 1.000, about 10.0 min left\n"
 
 
 def test_a_terminal_shows_one_line_and_clears_it(terminal):
@@ -69,9 +82,15 @@ def test_a_terminal_shows_one_line_and_clears_it(terminal):
 def test_a_terminal_shows_what_happens_beside_the_bar(terminal):
     with progress.TrainingProgress() as reporter:
         working("evaluating: batch 7")
-        reporter._bar.refresh()
         assert "evaluating: batch 7" in terminal.getvalue()
         reporter.progressed(3, 10, {"loss": 0.25})
-        reporter._bar.refresh()
         assert "3/10" in terminal.getvalue()
         assert "loss 0.250" in terminal.getvalue()
+
+
+def test_no_thread_draws(terminal):
+    before = threading.active_count()
+    with progress.TrainingProgress():
+        assert threading.active_count() == before
+    with progress.activity():
+        assert threading.active_count() == before

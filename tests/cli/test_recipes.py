@@ -140,9 +140,9 @@ BAD = {
     "too small": ("", "[finetune]\nthreads = 0\n", 3, "key threads: expected a whole number of at least 1, found 0"),
     "no list": ("", "[finetune]\nmilestone = 0.5\n", 3, "key milestone: expected a list of values, found 0.5"),
     "name": ("", '[finetune]\ndata = "digit"\n', 3, "key data: data set 'digit': expected one of"),
-    "choice": ("", '[finetune]\ndata = "digits"\nopt = "adam"\n', 3, "key opt: --opt: expected sgd or adamw"),
+    "choice": ("", '[finetune]\ndata = "digits"\nopt = "adam"\n', 3, "key opt: --opt: expected sgd, momentum, adamw"),
     "two targets": ("--data digits", "[finetune]\ndensity = 0.5\nlatency-ratio = 2\n", 2, "found --density and"),
-    "bad by hand": ("--data digits --opt adam", "[finetune]\nlr = 0.1\n", 2, "error: --opt: expected sgd or adamw"),
+    "bad by hand": ("--data digits --opt adam", "[finetune]\nlr = 0.1\n", 2, "--opt: expected sgd, momentum, adamw"),
 }  # fmt: skip
 
 

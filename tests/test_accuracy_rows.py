@@ -1,0 +1,134 @@
+"""The accuracy benchmark on a small scale: its rows, and what stands in docs/."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from conftest import REPO
+
+from hetcompress.goals import ShapeSettings
+from hetcompress.recipes import load_recipe
+
+FOLDER = REPO / "benchmarks" / "accuracy"
+NAME = "cifar10-resnet20-2x"
+RECIPE = """about = "digits"
+[convert]
+arch = "hetcompress:digits_net"
+arch-arg = ["width=16"]
+granularity = "vector8"
+[finetune]
+data = "digits"
+mac-ratio = 1.5
+batch-size = 32
+"""
+
+
+@pytest.fixture
+def module(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    yield importlib.import_module
+    for name in ("rows", "table", "draw"):
+        sys.modules.pop(name, None)
+
+
+def row(method="ours", learned=ShapeSettings.method, sha256=None, **rest):
+    key = {"recipe": NAME, "method": method, "seed": 0}
+    shapes = {"shapes": {"method": learned}}
+    return {"key": key, "recipe_sha256": sha256 or load_recipe(NAME).sha256, "settings": shapes, **rest}
+
+
+def test_a_row_takes_the_place_of_its_own_run_alone(module, tmp_path):
+    rows, path = module("rows"), tmp_path / "rows.jsonl"
+    others = [row(learned="sensitivity"), row(sha256="of an earlier recipe"), row(method="dense")]
+    for one in (*others, row(time={}), row(time="measured since")):
+        rows.put_row(path, one)
+    assert rows.rows_of(path) == [*others, row(time="measured since")]
+
+
+@pytest.mark.parametrize(
+    ("one", "current"),
+    [
+        (row(), True),
+        (row(learned="sensitivity"), False),
+        (row(sha256="of an earlier recipe"), False),
+        (row(method="dense", learned="sensitivity"), True),  # which learns no shapes
+        ({**row(), "key": {"recipe": "of-an-older-version", "method": "ours"}}, False),
+        ({"key": {"recipe": NAME, "change": "nothing"}, "recipe_sha256": load_recipe(NAME).sha256}, True),
+        (
+            {
+                "key": {"recipe": NAME, "change": "nothing"},
+                "recipe_sha256": load_recipe(NAME).sha256,
+                "recipe_method": "magnitude",
+            },
+            False,
+        ),
+    ],
+)
+def test_what_a_recipe_gives_still(module, one, current):
+    assert module("rows").is_current(one) is current
+
+
+def test_comments_do_not_make_another_recipe(tmp_path):
+    (tmp_path / "a.toml").write_text(RECIPE)
+    (tmp_path / "b.toml").write_text("# run to its end\n" + RECIPE.replace('"digits"\n[convert]', '"other"\n[convert]'))
+    (tmp_path / "c.toml").write_text(RECIPE.replace("1.5", "1.6"))
+    a, b, c = (load_recipe(str(tmp_path / f"{name}.toml")) for name in "abc")
+    assert a.sha256 == b.sha256 != c.sha256
+
+
+def test_the_table_in_the_documentation_is_that_of_the_rows(module):
+    table = module("table")
+    page = (REPO / "docs" / "method.md").read_text()
+    texts = table.tables(FOLDER / "rows.jsonl", FOLDER / "ablation.jsonl")
+    assert table.put(page, texts) == page, "run benchmarks/accuracy/table.py --into docs/method.md"
+
+
+def test_the_figures_in_the_documentation_are_those_of_the_rows(tmp_path):
+    pytest.importorskip("matplotlib")
+    command = [sys.executable, str(FOLDER / "draw.py"), "--out", str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, check=False, timeout=300).returncode == 0
+    for figure in (REPO / "docs" / "figures").glob("*-cifar-10-*.svg"):
+        assert marks(tmp_path / figure.name) == marks(figure), f"run benchmarks/accuracy/draw.py: {figure.name}"
+
+
+def marks(figure):
+    """How many marks of which style are drawn, and what is written; where they stand differs between versions."""
+    drawn = figure.read_text()
+    return Counter(re.findall(r'<use [^>]*style="([^"]*)"', drawn)), sorted(re.findall(r"<text [^>]*>([^<]*)<", drawn))
+
+
+@pytest.fixture
+def make(digits, tmp_path):
+    """Makes a row of the digits net by the command line; returns what it printed, and all rows."""
+    recipe, out = tmp_path / "digits.toml", tmp_path / "rows.jsonl"
+    recipe.write_text(RECIPE)
+
+    def run(*options):
+        command = [
+            sys.executable, str(FOLDER / "accuracy.py"), str(recipe), str(tmp_path / "model.pt"), "--max-steps", "3",
+            "--seconds", "0", "--out", str(out), "--work", str(tmp_path / "work"), *options,
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stderr, [json.loads(line) for line in out.read_text().splitlines()]
+
+    return run
+
+
+def test_rows_from_the_command_line(make):
+    _, (ours,) = make()
+    assert ours["mac_ratio_executed"] == pytest.approx(1.5, rel=0.05)
+    assert 0 < ours["last_epoch"] <= ours["best_epoch"] <= 100
+    assert ours["settings"]["train"]["max_steps"] == 3
+    printed, rows = make()
+    assert "epoch" not in printed, "trained again"
+    assert rows == [ours]
+    pytest.importorskip("torch_pruning")
+    _, (same, peer) = make("--method", "tp-magnitude")
+    assert same == ours
+    assert peer["key"]["match"] == "macs"
+    assert peer["mac_ratio_effective"] == pytest.approx(ours["mac_ratio_executed"], rel=0.1)
