@@ -68,6 +68,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "learning rate 0.06": {"lr": 0.06},
     "learning rate 0.015": {"lr": 0.015},
     "batches of 64 images": {"batch_size": 64},
+    "features weigh 30": {"features": 30.0},
+    "class scores at temperature 2": {"temperature": 2.0},
     "no features": {"features": 0.0},
     "neither features nor scores": {"distill": 0.0, "features": 0.0},
     "single weights": {"family": "free", "group_out": 1, "group_in": 1},
