@@ -12,6 +12,7 @@ from hetcompress.goals import ShapeSettings, learner_of
 from hetcompress.learners import LEARNERS, BlendLearner, SensitivityLearner
 from hetcompress.nn import LearnableHetConv2d
 from hetcompress.pruning import magnitudes
+from hetcompress.recipes import load_recipe, recipe_names
 from hetcompress.surgery import named_modules_of
 
 WEIGHTS = {"0": [[1.0, 2.0]], "1": [[3.0, 1.0]]}
@@ -86,3 +87,22 @@ def test_macs_are_counted_where_the_model_is(monkeypatch):
     monkeypatch.setattr(goals, "layer_macs", count)
     learner_of(net.to("meta"), ShapeSettings(density=0.5, method="penalty"), budget, (8, 9, 9))
     assert devices == ["meta"], "images on another device than the model would end the run"
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("lhc-")])
+def test_recipes_of_lhc_warm_up_as_its_released_code(name):
+    """Over 20 of 100 epochs, after a first one that measures the loss: the penalty to 4 times it, masks to all."""
+    given = load_recipe(name).options["finetune"]
+    assert given["epochs"] * given["stage1"] == pytest.approx(100, abs=0.01)
+    shapes = {key: given[key] for key in ("density", "method", "penalty", "ramp", "calibration")}
+    net = convert(nn.Sequential(nn.Conv2d(8, 16, 3), nn.Conv2d(16, 16, 3)), group_out=8, include=["0", "1"]).model
+    budget = Budget.of_density(named_modules_of(net, LearnableHetConv2d), given["density"])
+    made = learner_of(net, ShapeSettings(**shapes), budget, (8, 9, 9))
+    for step in range(10):  # of the first epoch
+        assert made.loss(step / 1000, torch.tensor(2.0)) is None
+    for epochs, times in ((1, 0.0), (11, 2.0), (21, 4.0), (50, 4.0)):
+        expected = times * 2.0 / made.penalty.maximum * float(made.penalty(made.layers).detach())
+        assert float(made.loss(epochs / 100, torch.tensor(9.0)).detach()) == pytest.approx(expected, abs=1e-6)
+    for epochs, share in ((0, 0.0), (10, 0.5), (20, 1.0), (99, 1.0)):
+        made.before_forward(epochs / 100)
+        assert [layer.mask_share for layer in made.layers.values()] == pytest.approx([share, share])
