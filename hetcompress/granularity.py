@@ -22,6 +22,8 @@ VECTOR = 16
 """Filters: one AVX-512 register; two of AVX2, four of NEON."""
 SHORT_VECTOR = 8
 """Filters: in narrow layers 16 leave one or two shapes for each channel."""
+NARROW, SHORT_BLOCK = 64, 4
+"""Layers of fewer channels go by so many, which onnxruntime's convolutions still read fast (decision 8)."""
 MOST_SETS = 4
 """More sets of filters cost more time than their MACs save, in stock runtimes."""
 
@@ -78,12 +80,17 @@ def _sets(conv: nn.Conv2d) -> Grain:
 
 
 @GRANULARITIES.register("channels")
-def _channels(_conv: nn.Conv2d) -> Grain:
+def _channels(conv: nn.Conv2d) -> Grain:
     """Whole kernel, centre or nothing for each input channel, shared by all filters."""
-    return Grain(CentreShapes(), "all", 1)
+    return Grain(CentreShapes(_block(conv)), "all", 1)
 
 
 @GRANULARITIES.register("whole")
-def _whole(_conv: nn.Conv2d) -> Grain:
+def _whole(conv: nn.Conv2d) -> Grain:
     """Whole kernel or nothing for each input channel, shared by all filters: channel pruning."""
-    return Grain(WholeShapes(), "all", 1)
+    return Grain(WholeShapes(_block(conv)), "all", 1)
+
+
+def _block(conv: nn.Conv2d) -> int:
+    """Return how many channels decide together."""
+    return SHORT_BLOCK if conv.in_channels // conv.groups < NARROW else VECTOR

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from hetcompress.allocation import allocate
 from hetcompress.budgets import Budget
 from hetcompress.conversion import convert
 from hetcompress.granularity import FINEST_FIRST, GRANULARITIES, Grain
@@ -15,7 +16,7 @@ from hetcompress.kept_costs import kept_cost
 from hetcompress.lowering import LOWERINGS
 from hetcompress.models import MODELS
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
-from hetcompress.pruning import magnitudes, prune
+from hetcompress.pruning import magnitudes, prune, worths
 from hetcompress.shapes import SetShapes
 from hetcompress.surgery import named_modules_of
 
@@ -39,6 +40,22 @@ def test_every_granularity_starts_exact_and_comes_back_from_json(name, groups, f
 @pytest.mark.parametrize(("filters", "sets"), [(16, 1), (32, 2), (48, 1), (64, 4), (512, 4), (10, 1)])
 def test_sets_of_filters_are_equal_and_at_least_a_block(filters, sets):
     assert GRANULARITIES["sets"](nn.Conv2d(16, filters, 3)).group_out == filters // sets
+
+
+@pytest.mark.parametrize("name", ["channels", "whole"])
+@pytest.mark.parametrize(("conv", "block"), [((3, 8), 4), ((63, 99), 4), ((64, 16), 16), ((512, 512), 16)])
+def test_narrow_layers_decide_in_short_blocks(name, conv, block):
+    assert GRANULARITIES[name](nn.Conv2d(*conv, 3)).family.block == block
+    assert GRANULARITIES[name](nn.Conv2d(512, 512, 3, groups=512)).family.block == 4, "channels of a conv group count"
+
+
+@pytest.mark.parametrize("name", ["channels", "whole"])
+def test_a_narrow_net_can_lose_a_quarter_of_its_channels(name):
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3))
+    grains = {layer: GRANULARITIES[name](net[int(layer)]) for layer in ("1", "2")}
+    layers = named_modules_of(convert(net, grains=grains).model, LearnableHetConv2d)
+    masks = allocate(layers, worths(layers, magnitudes(layers)), Budget.of_density(layers, 0.75), strict=False)
+    assert sum(float(mask.mean()) for mask in masks.values()) / 2 == pytest.approx(0.75, abs=0.03)
 
 
 @given(st.integers(1, 4), st.integers(1, 40), st.integers(1, 16), st.floats(0, 1), st.integers(0, 99))
