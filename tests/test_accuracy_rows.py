@@ -83,8 +83,7 @@ def test_comments_do_not_make_another_recipe(tmp_path):
 def test_the_table_in_the_documentation_is_that_of_the_rows(module):
     table = module("table")
     page = (REPO / "docs" / "method.md").read_text()
-    texts = table.tables(FOLDER / "rows.jsonl", FOLDER / "ablation.jsonl")
-    assert table.put(page, texts) == page, "run benchmarks/accuracy/table.py --into docs/method.md"
+    assert table.put(page, table.tables(FOLDER)) == page, "run benchmarks/accuracy/table.py --into docs/method.md"
 
 
 def test_the_figures_in_the_documentation_are_those_of_the_rows(tmp_path):

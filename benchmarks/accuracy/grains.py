@@ -4,8 +4,9 @@
 
 `whole` is channel pruning by our own method; `auto` takes for each layer what is fast there, of whole channels, shapes
 for all filters and shapes for groups of filters.  One row of JSON each in --out; rows that are there are not made
-again, and an interrupted one goes on from its folder under --work.  Times are those of whole models in onnxruntime,
-batch 1, one thread.  Settings are compared on the test images, so accuracies are optimistic by a little.
+again, and an interrupted one goes on from its folder under --work.  With `--seconds 0` nothing is timed; the same
+command with other seconds fills the times in later: those of whole models in onnxruntime, batch 1, one thread.
+Settings are compared on the test images, so accuracies are optimistic by a little.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from accuracy import hetcompress
-from rows import rows_of
+from rows import put_row, rows_of
 
 from hetcompress import pipeline
 from hetcompress.artifacts import RunFolder
@@ -34,7 +35,7 @@ GRAINS = (
 
 
 def trained(options: argparse.Namespace, grain: str, kernels: str, run: Path) -> dict[str, Any]:
-    """Convert and fine-tune by the command line, time what came out; return what there is to say."""
+    """Convert and fine-tune by the command line; return what there is to say, without times."""
     if not run.exists():
         hetcompress(
             "convert", options.checkpoint, "--arch", options.arch, "--granularity", grain, kernels, "--run", run
@@ -44,17 +45,23 @@ def trained(options: argparse.Namespace, grain: str, kernels: str, run: Path) ->
     hetcompress("finetune", "--run", run, *given, *root, "--seed", options.seed, kernels)
     folder = RunFolder.open(run)
     stage = folder.stage("finetune") or {}
-    plan = PlanSettings("fast", kernels=kernels == "--kernels")
-    report = pipeline.report(run, plan=plan, batches=(1,), runtimes=("onnxruntime",), seconds=options.seconds)
     layers = folder.manifest["conversion"]["layers"].values()
-    counts = Counter(f"{layer['family']}, {layer['group_out']} x {layer['group_in']}" for layer in layers)
     percents = {name: 100 * one["correct"] / one["total"] for name, one in stage["accuracies"].items()}
     return {
         "after_recalibration": percents["after recalibration"],
         "last_epoch": percents["after stage 2"],
         "mac_ratio": stage["mac_ratio"],
+        "grains": Counter(f"{layer['family']}, {layer['group_out']} x {layer['group_in']}" for layer in layers),
+        "time": [],
+    }
+
+
+def timed(run: Path, seconds: float, *, kernels: bool) -> dict[str, Any]:
+    """Return what a run takes beside its dense net, and in which forms."""
+    plan = PlanSettings("fast", kernels=kernels)
+    report = pipeline.report(run, plan=plan, batches=(1,), runtimes=("onnxruntime",), seconds=seconds)
+    return {
         "time": [comparison.to_json() for comparison in report.latency],
-        "grains": counts,
         "forms": report.plan["forms"],
         "machine": dataclasses.asdict(machine()),
     }
@@ -69,19 +76,19 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data-root", type=Path)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each comparison of times")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each comparison of times; 0: later")
     parser.add_argument("--out", type=Path, default=HERE / "grains.jsonl")
     parser.add_argument("--work", type=Path, default=Path("accuracy-runs"), help="folder of runs under way")
     options = parser.parse_args()
     for grain, kernels in GRAINS:
         shared = {name: getattr(options, name) for name in ("arch", "latency_ratio", "epochs", "seed")}
         key = {**shared, "granularity": grain, "kernels": kernels == "--kernels"}
-        if any(row["key"] == key for row in rows_of(options.out)):
-            continue
         run = options.work / "-".join(str(value).replace(":", "-") for value in key.values())
-        row = {"key": key, **trained(options, grain, kernels, run)}
-        with options.out.open("a") as out:
-            out.write(json.dumps(row) + "\n")
+        known = next((row for row in rows_of(options.out) if row["key"] == key), None)
+        row = known or {"key": key, **trained(options, grain, kernels, run)}
+        if options.seconds and not row["time"]:
+            row |= timed(run, options.seconds, kernels=kernels == "--kernels")
+        put_row(options.out, row)
         print(json.dumps(row), flush=True)
 
 

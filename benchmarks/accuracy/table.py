@@ -1,4 +1,4 @@
-"""The rows of `accuracy.py` and `ablation.py` as tables in Markdown: means over seeds, and how far seeds lie apart.
+"""The rows of `accuracy.py`, `ablation.py` and `grains.py` as tables in Markdown: means, where there are several seeds.
 
     python benchmarks/accuracy/table.py --into docs/method.md
 
@@ -21,6 +21,7 @@ from hetcompress.recipes import load_recipe
 
 HERE = Path(__file__).parent
 MARKS = ("<!-- rows of benchmarks/accuracy -->", "<!-- end of rows -->")
+GRAIN_MARKS = ("<!-- rows of benchmarks/accuracy/grains.py -->", "<!-- end of grains -->")
 ABLATION_MARKS = ("<!-- rows of benchmarks/accuracy/ablation.py -->", "<!-- end of changes -->")
 NAMES = {
     "ours": "hetcompress",
@@ -42,6 +43,9 @@ HEAD = """\
 |---|---|---|---|---|---|---|---|---|---|---|"""  # noqa: E501
 ABLATION_HEAD = """\
 | recipe | epochs | what is changed | seeds | after stage 1, pruned, recalibrated | accuracy, % | against the recipe |
+|---|---|---|---|---|---|---|"""
+GRAINS_HEAD = """\
+| granularity | operators | layers | MAC ratio | time ratio, batch 1 | pruned, recalibrated | accuracy, % |
 |---|---|---|---|---|---|---|"""
 Row = Mapping[str, Any]
 
@@ -75,6 +79,20 @@ def ablation(rows: Sequence[Row]) -> str:
                 f"{mean_of(seeds, 'after stage 2'):.2f}", gain(seeds, changes.get("nothing", {})),
             )  # fmt: skip
             lines.append(f"| {' | '.join(f'{mark}{cell}{mark}' if cell != '' else '' for cell in cells)} |")
+    return "\n".join(lines)
+
+
+def grains(rows: Sequence[Row]) -> str:
+    """Return the table of granularities at one time."""
+    lines = [GRAINS_HEAD]
+    for row in rows:
+        time, key = row["time"], row["key"]
+        cells = (
+            f"`{key['granularity']}`", "with our kernel" if key["kernels"] else "stock",
+            "; ".join(f"{count} `{grain}`" for grain, count in row["grains"].items()), f"{row['mac_ratio']:.2f}",
+            f"{time[0]['ratio']:.2f}" if time else "", f"{row['after_recalibration']:.2f}", f"{row['last_epoch']:.2f}",
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -137,9 +155,12 @@ def accuracy(seeds: Sequence[Row]) -> str:
     return f"{statistics.mean(ends):.2f}" + (f" ± {statistics.stdev(ends):.2f}" if len(ends) > 1 else "")
 
 
-def tables(rows: Path, changes: Path) -> dict[tuple[str, str], str]:
-    """Return the tables of two files by the marks between which they belong."""
-    return {MARKS: table(rows_of(rows)), ABLATION_MARKS: ablation(rows_of(changes))}
+def tables(folder: Path) -> dict[tuple[str, str], str]:
+    """Return the tables of the files in a folder by the marks between which they belong."""
+    found = {name: rows_of(folder / f"{name}.jsonl") for name in ("rows", "ablation", "grains")}
+    return {
+        MARKS: table(found["rows"]), ABLATION_MARKS: ablation(found["ablation"]), GRAIN_MARKS: grains(found["grains"])
+    }  # fmt: skip
 
 
 def put(page: str, texts: Mapping[tuple[str, str], str]) -> str:
@@ -156,11 +177,10 @@ def put(page: str, texts: Mapping[tuple[str, str], str]) -> str:
 def main() -> None:
     """Print the tables, or write them into a page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=Path, default=HERE / "rows.jsonl")
-    parser.add_argument("--changes", type=Path, default=HERE / "ablation.jsonl")
-    parser.add_argument("--into", type=Path, help="a page with the marks of both")
+    parser.add_argument("--rows", type=Path, default=HERE, help="folder of the rows")
+    parser.add_argument("--into", type=Path, help="a page with the marks of all")
     options = parser.parse_args()
-    texts = tables(options.rows, options.changes)
+    texts = tables(options.rows)
     if options.into is None:
         print("\n\n".join(texts.values()))
     else:
