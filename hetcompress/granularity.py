@@ -23,7 +23,7 @@ VECTOR = 16
 SHORT_VECTOR = 8
 """Filters: in narrow layers 16 leave one or two shapes for each channel."""
 NARROW, SHORT_BLOCK = 64, 4
-"""Layers of fewer channels go by so many, which onnxruntime's convolutions still read fast (decision 8)."""
+"""Layers that read fewer channels go by so many, which onnxruntime still reads fast (docs/decisions, 14)."""
 MOST_SETS = 4
 """More sets of filters cost more time than their MACs save, in stock runtimes."""
 
