@@ -78,7 +78,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "shapes per 16 filters and 4 channels": {"family": "free", "group_out": 16, "group_in": 4},
     "shapes are empty, centre or full": {"family": "centre", "family_arguments": {"block": 1}, **FINE},
     "shapes of LHC's library": LIBRARY,
-    "whole channels": {"granularity": "channels"},
+    "whole channels": {"granularity": "whole"},
+    "whole kernels, centres or nothing for all filters": {"granularity": "channels"},
     "granularities of layers by time": {"granularity": "auto"},
 }
 """By what is said of them in the table of docs/method.md."""
