@@ -48,7 +48,7 @@ def test_the_limit_parts_the_runs_of_the_benchmark():
     assert len(within) >= 5
     assert len(beyond) >= 20
     assert max(within) < 2.25 < 2.4 < min(beyond)
-    assert sorted(beyond)[1] > 4
+    assert sum(below > 4 for below in beyond) > 0.9 * len(beyond), "nearly all"
 
 
 def test_nothing_is_said_of_what_was_not_measured():

@@ -69,6 +69,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "learning rate 0.015": {"lr": 0.015},
     "batches of 64 images": {"batch_size": 64},
     "features weigh 30": {"features": 30.0},
+    "features weigh 100": {"features": 100.0},
     "class scores at temperature 2": {"temperature": 2.0},
     "no features": {"features": 0.0},
     "neither features nor scores": {"distill": 0.0, "features": 0.0},
