@@ -2,7 +2,7 @@
 
 Nothing is shown where nobody listens, so the library is as quiet as it was.  ::
 
-    with listening(lambda text: print(text)):
+    with listening(print):
         for layer in counted(layers, "timing forms: layer"):
             ...
 """

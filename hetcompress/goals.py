@@ -133,7 +133,7 @@ def budget_of(model: nn.Module, shapes: ShapeSettings, image_size: tuple[int, in
         return weights
     if shapes.latency_ratio is not None:
         raise UsageError("target --latency-ratio", expected="a budget from `hetcompress.planning.aim`", found="none")
-    example = torch.zeros(1, *image_size, device=next(iter(layers.values())).weight.device)
+    example = _example(layers, image_size)
     macs = layer_macs(model, example)
     beside = {name: float(cost.dense) for name, cost in macs.items() if name not in layers}
     with evaluating(model):
@@ -143,6 +143,11 @@ def budget_of(model: nn.Module, shapes: ShapeSettings, image_size: tuple[int, in
         shapes.mac_ratio or DEFAULT_MAC_RATIO, beside=beside, wiring=wiring,
     )  # fmt: skip
     return dataclasses.replace(budget, also=weights)
+
+
+def _example(layers: Mapping[str, LearnableHetConv2d], image_size: tuple[int, int, int]) -> torch.Tensor:
+    """Return an empty image where the model is."""
+    return torch.zeros(1, *image_size, device=next(iter(layers.values())).weight.device)
 
 
 def _positions(layers: Mapping[str, LearnableHetConv2d], macs: Mapping[str, LayerCost]) -> dict[str, int]:
@@ -160,7 +165,6 @@ def learner_of(
         return kind(layers, budget, ramp=shapes.ramp, every=shapes.every)
     costs: Mapping[str, float] = budget.unit_costs
     if budget.unit != "time ratio":  # LHC's penalty on density looks at MACs too
-        example = torch.zeros(1, *image_size, device=next(iter(layers.values())).weight.device)
-        costs = _positions(layers, layer_macs(model, example))
+        costs = _positions(layers, layer_macs(model, _example(layers, image_size)))
     penalty = PENALTIES[shapes.penalty or FITTING[budget.unit]](budget.share, costs)
     return PenaltyLearner(layers, penalty, warmup=shapes.ramp / 2, calibration=shapes.calibration)

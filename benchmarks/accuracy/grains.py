@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--arch", required=True)
-    parser.add_argument("--latency-ratio", type=float, default=2.0)
+    parser.add_argument("--latency-ratio", type=float, default=1.6)
     parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data-root", type=Path)
