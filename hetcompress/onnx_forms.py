@@ -119,6 +119,15 @@ def own_operators(nodes: Iterable[onnx.NodeProto]) -> list[onnx.OperatorSetIdPro
     return [onnx.helper.make_opsetid(kernels.DOMAIN, 1)] if used else []
 
 
+def _made_by_ours(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.ValueInfoProto]:
+    """Yield what our own convolutions make, which no inference of shapes knows."""
+    for node in nodes:
+        if node.domain == kernels.DOMAIN and node.op_type == kernels.OPERATOR:
+            told = {attribute.name: attribute.i for attribute in node.attribute}
+            shape = ["n", told["out_channels"], None, None]
+            yield onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, shape)
+
+
 def form_model(form: nn.Module, channels: int, opset: int) -> onnx.ModelProto:
     """Return a model of one form alone, with input "input", output "output" and any batch and image size.
 
@@ -134,6 +143,7 @@ def form_model(form: nn.Module, channels: int, opset: int) -> onnx.ModelProto:
         for name, size in (("input", channels), (result, None))
     ]
     graph = onnx.helper.make_graph(layer.nodes, "form", values[:1], values[1:], layer.initializers)
+    graph.value_info.extend(_made_by_ours(layer.nodes))
     return onnx.helper.make_model(
         graph, opset_imports=[onnx.helper.make_opsetid("", opset), *own_operators(layer.nodes)], ir_version=10
     )

@@ -15,6 +15,7 @@ from hetcompress.lowering.choosers import Chooser, FewestMacs, Preferring, Surve
 from hetcompress.lowering.filter_split import is_crumbled
 from hetcompress.lowering.folding import fold_batch_norms
 from hetcompress.lowering.pieces import conv_weights
+from hetcompress.lowering.vector_block import vector_of
 
 __all__ = [
     "LOWERINGS",
@@ -36,4 +37,5 @@ __all__ = [
     "is_crumbled",
     "lower",
     "tidy",
+    "vector_of",
 ]

@@ -234,7 +234,8 @@ def convert(
         "max_difference": difference,
         "kept_dense": {layer.name: layer.reason for layer in conversion.layers if not layer.converted},
         "granularities": {
-            name: {"granularity": found.granularity, "milliseconds": found.times} for name, found in timed.items()
+            name: {"granularity": found.granularity, "milliseconds": found.times, "kept": found.kept}
+            for name, found in timed.items()
         },
     }
     if not dry_run:

@@ -92,19 +92,47 @@ class Measured(Chooser):
         # times of one layer are compared, so they are kept together: all are of the same rounds
         key = Timings.key(nn.ModuleList(forms.values()), input_shape, self.batch, self.threads, tuple(forms), hopeless)
         if anew or key not in self.timings.known:
-            self.timings.add(key, self._measure(forms, input_shape, hopeless))
+            filters = _output(forms, input_shape)[0]
+            chains = {name: in_surroundings(form, input_shape[0], filters) for name, form in forms.items()}
+            self.timings.add(
+                key, self._measure({name: (chain, input_shape) for name, chain in chains.items()}, hopeless)
+            )
         return dict(self.timings.known[key])
 
-    def _measure(
-        self, forms: Mapping[str, nn.Module], input_shape: tuple[int, ...], hopeless: float
+    def own_times(
+        self, forms: Mapping[str, nn.Module], input_shape: tuple[int, ...], vectors: Mapping[str, int]
     ) -> dict[str, float]:
-        channels, height, width = input_shape
-        with torch.no_grad():
-            filters = next(iter(forms.values()))(torch.zeros(1, *input_shape)).shape[1]
-        images = random_images(self.batch, (OUTER_CHANNELS, height, width))
+        """Return milliseconds of each form without its neighbours, measured now or before; at least 0.
+
+        Args:
+            forms: Of one layer; all make as many channels.
+            input_shape: Channels, height, width of what it reads.
+            vectors: Filters of a vector of our kernel, for forms that stand between layers that it executes.
+        """
+        others = ("own", tuple(forms), *vectors.items())
+        key = Timings.key(nn.ModuleList(forms.values()), input_shape, self.batch, self.threads, *others)
+        if key not in self.timings.known:
+            shapes = (input_shape, _output(forms, input_shape))
+            channels, filters = (shape[0] for shape in shapes)
+            chains: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+                name: (in_surroundings(form, channels, filters, vectors.get(name)), input_shape)
+                for name, form in forms.items()
+            }
+            # neighbours without the layer, on each of its sides: both cost the same there, and it has one of each pair
+            pairs = {vector: [f"alone, {vector}, {side}" for side in range(2)] for vector in {None, *vectors.values()}}
+            for vector, names in pairs.items():
+                for name, shape in zip(names, shapes, strict=True):
+                    chains[name] = in_surroundings(None, shape[0], shape[0], vector), shape
+            found = self._measure(chains, math.inf)
+            spent = {vector: statistics.mean(found[name] for name in names) for vector, names in pairs.items()}
+            self.timings.add(key, {name: max(0.0, found[name] - spent[vectors.get(name)]) for name in forms})
+        return dict(self.timings.known[key])
+
+    def _measure(self, chains: Mapping[str, tuple[nn.Module, tuple[int, ...]]], hopeless: float) -> dict[str, float]:
+        """Return milliseconds of what stands beside the shape that its first layer makes."""
         runners: dict[str, Callable[[], object]] = {
-            name: self.target.runner(in_surroundings(form, channels, filters), images, self.threads)
-            for name, form in forms.items()
+            name: self.target.runner(chain, random_images(self.batch, (OUTER_CHANNELS, *shape[1:])), self.threads)
+            for name, (chain, shape) in chains.items()
         }
         with torch_threads(self.threads):
             return self._timed(runners, hopeless)
@@ -118,3 +146,9 @@ class Measured(Chooser):
 def _medians(runners: Mapping[str, Callable[[], object]], *, seconds: float, rounds: int) -> dict[str, float]:
     samples = measure(runners, seconds=seconds, warmup=1, min_rounds=rounds)
     return {name: statistics.median(times) for name, times in samples.items()}
+
+
+def _output(forms: Mapping[str, nn.Module], input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return channels, height and width of what each of the forms makes."""
+    with torch.no_grad():
+        return tuple(next(iter(forms.values()))(torch.zeros(1, *input_shape)).shape[1:])

@@ -80,9 +80,12 @@ class OrtCpu(PlanTarget):
 
     def runner(self, form: nn.Module, images: Tensor, threads: int) -> Callable[[], object]:
         """See `PlanTarget.runner`."""
+        from hetcompress.kernels.fusion import fuse
         from hetcompress.onnx_forms import form_model
 
-        session = ort_session(form_model(form, images.shape[1], ONNX_OPSET).SerializeToString(), threads)
+        model = form_model(form, images.shape[1], ONNX_OPSET)
+        fuse(model)
+        session = ort_session(model.SerializeToString(), threads)
         feed = {"input": images.numpy()}
         return lambda: session.run(None, feed)
 

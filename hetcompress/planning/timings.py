@@ -23,7 +23,7 @@ from hetcompress.version import __version__
 
 __all__ = ["Decided", "Timings", "cache_folder"]
 
-FORMAT = 6
+FORMAT = 7
 """Of the cache; other formats are measured anew, as is what another version of the package kept."""
 
 

@@ -11,9 +11,8 @@ from torch import nn
 
 from hetcompress.conversion import convert
 from hetcompress.errors import NothingToDoError, UsageError
-from hetcompress.granularity import GRANULARITIES
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
-from hetcompress.planning import PlanSettings, TimeRatio, aim, aiming, choose_granularities, layer_prices, measured
+from hetcompress.planning import PlanSettings, TimeRatio, aim, aiming, layer_prices, measured
 from hetcompress.planning.aiming import ROUNDS, next_point
 from hetcompress.planning.prices import at_density
 from hetcompress.pruning import magnitudes
@@ -161,27 +160,6 @@ def test_prices_on_a_real_clock(monkeypatch, tmp_path):
     prices = layer_prices(nets()[1], EXAMPLE, SETTINGS)
     assert set(prices) == {"middle", "last"}
     assert all(0 <= price < 1 for price in prices.values())
-
-
-@pytest.mark.parametrize(
-    ("slow", "expected"),
-    [
-        ((), "vector8"),
-        (("vector8",), "vector"),
-        (("vector8", "vector"), "sets"),
-        (("vector8", "vector", "sets"), "channels"),
-        (tuple(GRANULARITIES), "vector8"),
-    ],
-)
-def test_the_finest_granularity_that_is_about_as_fast(weighing, monkeypatch, slow, expected):  # noqa: F811
-    def pretended(runners, **_):
-        return {name: 1.0 if name == "dense" else 9.0 if name.split(",")[0] in slow else 0.5 for name in runners}
-
-    monkeypatch.setattr(measured, "_medians", pretended)
-    chosen = choose_granularities(nets()[0], ["middle", "last"], EXAMPLE, SETTINGS)
-    assert {name: found.granularity for name, found in chosen.items()} == dict.fromkeys(("middle", "last"), expected)
-    assert set(chosen["last"].times) == set(GRANULARITIES)
-    assert chosen["last"].grain.to_json() == GRANULARITIES[expected](nets()[0].last).to_json()
 
 
 @given(st.floats(0.3, 2.0), st.floats(0.0, 0.3), st.floats(1.05, 2.0))
