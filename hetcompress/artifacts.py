@@ -40,7 +40,7 @@ from hetcompress.run_files import CONVERTED, DENSE, MADE, MANIFEST, PRUNED, chec
 from hetcompress.surgery import named_modules_of
 from hetcompress.tensor_files import write_tensors
 
-__all__ = ["FORMAT", "RunFolder"]
+__all__ = ["FORMAT", "RunFolder", "run_option"]
 
 FORMAT = 1
 REGISTERED = re.compile(r"(hetcompress|torchvision|timm):[\w.-]+")
@@ -48,6 +48,11 @@ REGISTERED = re.compile(r"(hetcompress|torchvision|timm):[\w.-]+")
 
 FETCHING = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "weights", "weights_backbone")
 """Arguments of theirs that open files or download; a run folder has weights of its own."""
+
+
+def run_option(path: Path) -> str:
+    """Return what a command needs besides to find a run: nothing for the folder that it takes by itself."""
+    return "" if path == Path("hetrun") else f" --run {path}"
 
 
 def _again(path: Path) -> str:
@@ -72,21 +77,17 @@ def _save_weights(path: Path, model: nn.Module) -> None:
     write_atomically(path, lambda temporary: write_tensors(temporary, tensors, {"format": "pt"}))
 
 
-def _load_weights(path: Path, model: nn.Module, step: str) -> nn.Module:
+def _load_weights(path: Path, model: nn.Module, fix: str) -> nn.Module:
     if not path.exists():
-        raise InputError(
-            f"run folder {path.parent}", expected=path.name, found="no such file", fix=f"run `{step}` again"
-        )
+        raise InputError(f"run folder {path.parent}", expected=path.name, found="no such file", fix=fix)
     try:
         tensors = load_file(path)
         missing, unexpected = fill_(model, tensors)
     except (SafetensorError, RuntimeError, OSError) as error:
-        raise InputError(
-            f"{path}", expected="the weights that run.json describes", found=str(error), fix=f"run `{step}` again"
-        ) from None
+        raise InputError(f"{path}", expected="the weights that run.json describes", found=str(error), fix=fix) from None
     if missing or unexpected:
         found = f"missing {missing[:3]}, unexpected {unexpected[:3]}"
-        raise InputError(f"{path}", expected="the tensors of the model", found=found, fix=f"run `{step}` again")
+        raise InputError(f"{path}", expected="the tensors of the model", found=found, fix=fix)
     return model.eval()
 
 
@@ -259,7 +260,7 @@ class RunFolder:
 
     def dense_model(self) -> nn.Module:
         """Return the source model, in eval mode."""
-        return _load_weights(self.path / DENSE, self._build(), "hetcompress convert")
+        return _load_weights(self.path / DENSE, self._build(), _again(self.path))
 
     def _converted(self) -> nn.Module:
         grains, model = self._grains(), self._build()
@@ -289,7 +290,7 @@ class RunFolder:
 
     def converted_model(self) -> nn.Module:
         """Return the learnable model, in eval mode."""
-        return _load_weights(self.path / CONVERTED, self._converted(), "hetcompress convert")
+        return _load_weights(self.path / CONVERTED, self._converted(), _again(self.path))
 
     def pruned_model(self) -> nn.Module:
         """Return the pruned model, in eval mode.
@@ -297,12 +298,15 @@ class RunFolder:
         Raises:
             InputError: Nothing has been pruned yet.
         """
+        run = run_option(self.path)
         if not self.pruned.exists():
             raise InputError(
                 f"run folder {self.path}", expected="a pruned model", found="none",
-                fix="run `hetcompress finetune --data NAME` first, or `hetcompress prune --mac-ratio 2`, untrained",
+                fix=f"run `hetcompress finetune --data NAME{run}` first, or `hetcompress prune --mac-ratio 2{run}`, "
+                "untrained",
             )  # fmt: skip
-        return _load_weights(self.pruned, pruned_skeleton(self._converted()), "hetcompress finetune")
+        fix = f"run `hetcompress finetune --data NAME{run}` again"
+        return _load_weights(self.pruned, pruned_skeleton(self._converted()), fix)
 
     def save_pruned(self, model: nn.Module) -> None:
         """Write the pruned model."""

@@ -70,6 +70,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "batches of 64 images": {"batch_size": 64},
     "features weigh 30": {"features": 30.0},
     "features weigh 100": {"features": 100.0},
+    "features weigh 300": {"features": 300.0},
     "class scores at temperature 2": {"temperature": 2.0},
     "no features": {"features": 0.0},
     "neither features nor scores": {"distill": 0.0, "features": 0.0},

@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from hetcompress.artifacts import run_option
 from hetcompress.cli.options import (
     Arch,
     Json,
@@ -74,4 +75,5 @@ def prune(
         say_what_stays(density, mac_ratio, result)
     if gone := sorted({f"{path.parent.name}/" for path in made if not path.exists()}):
         console.say(f"removed, since they were made of the earlier shapes: {', '.join(gone)}")
-    console.say("not trained: run `hetcompress finetune --stage fine --data NAME` to recover accuracy")
+    command = f"hetcompress finetune --stage fine --data NAME{run_option(run)}"
+    console.say(f"not trained: run `{command}` to recover accuracy")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hetcompress.activity import counted
-from hetcompress.artifacts import RunFolder
+from hetcompress.artifacts import RunFolder, run_option
 from hetcompress.comparisons import Comparison
 from hetcompress.data import DataSource
 from hetcompress.errors import UsageError, VerificationError
@@ -34,7 +34,7 @@ __all__ = ["ExportReport", "export", "planned_in"]
 
 SAMPLES = 256
 """Real images with which exported files are verified."""
-UNTRAINED = "nothing was trained after pruning, which costs accuracy; `hetcompress finetune` wins it back"
+UNTRAINED = "nothing was trained after pruning, which costs accuracy; `hetcompress finetune{}` wins it back"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +174,7 @@ def export(
         machine=machine(),
         complaints=tuple(complaints),
         int8=quantised,
-        untrained=UNTRAINED if accuracies and folder.stage("finetune") is None else "",
+        untrained=UNTRAINED.format(run_option(folder.path)) if accuracies and folder.stage("finetune") is None else "",
     )
     folder.record("export", result.to_json())
     return result

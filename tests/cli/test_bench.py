@@ -212,3 +212,20 @@ def test_word_without_pruning_names_the_missing_step(hc):
     code, _, err = hc("bench", "lowered", *FAST)
     assert code == 3
     assert "run `hetcompress finetune --data NAME` first" in err
+
+
+def test_fixes_name_the_run_that_was_asked_for(hc, tmp_path):
+    torch.save(MODELS["digits_net"].build().state_dict(), "model.pt")
+    assert hc("convert", "model.pt", "--run", "another")[0] == 0
+    code, _, err = hc("report", "--run", "another")
+    assert code == 3
+    assert "run `hetcompress finetune --data NAME --run another` first" in err
+    assert "or `hetcompress prune --mac-ratio 2 --run another`, untrained" in err
+    code, out, _ = hc("prune", "--density", 0.5, "--run", "another")
+    assert code == 0
+    assert "run `hetcompress finetune --stage fine --data NAME --run another` to recover" in out
+    (tmp_path / "another" / "pruned.safetensors").write_bytes(b"")
+    assert "run `hetcompress finetune --data NAME --run another` again" in hc("report", "--run", "another")[2]
+    (tmp_path / "another" / "converted.safetensors").unlink()
+    again = "run `hetcompress convert CHECKPOINT --run another --force` again"
+    assert again in hc("prune", "--density", 0.5, "--run", "another")[2]
