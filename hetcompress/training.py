@@ -76,7 +76,7 @@ class TrainSettings:
     smoothing: float = 0.0
     distill: float = 0.9
     temperature: float = 4.0
-    features: float = 10.0
+    features: float = 30.0
     amp_dtype: str = "auto"
     channels_last: bool = True
     clip_grad: float = 0.0

@@ -32,6 +32,8 @@ GRAINS = (
     ("auto", "--kernels"),
 )  # fmt: skip
 """Granularity, and whether our kernel may be used."""
+FEATURES = 10
+"""What the first rows were made with."""
 
 
 def trained(options: argparse.Namespace, grain: str, kernels: str, run: Path) -> dict[str, Any]:
@@ -42,7 +44,7 @@ def trained(options: argparse.Namespace, grain: str, kernels: str, run: Path) ->
         )
     given = ("--data", "cifar10", "--latency-ratio", options.latency_ratio, "--epochs", options.epochs)
     root = () if options.data_root is None else ("--data-root", options.data_root)
-    hetcompress("finetune", "--run", run, *given, *root, "--seed", options.seed, kernels)
+    hetcompress("finetune", "--run", run, *given, *root, "--features", FEATURES, "--seed", options.seed, kernels)
     folder = RunFolder.open(run)
     stage = folder.stage("finetune") or {}
     layers = folder.manifest["conversion"]["layers"].values()

@@ -120,9 +120,10 @@ def finetune(
     features: Annotated[
         float,
         typer.Option(
-            help="Weight of distillation from what the source's layers read; 0 is off.", rich_help_panel=TRAINING
+            help="Weight of distillation from what the source's layers read; 0 is off, 10 for ten epochs and more.",
+            rich_help_panel=TRAINING,
         ),
-    ] = 10.0,
+    ] = 30.0,
     amp_dtype: Annotated[
         str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=TRAINING)
     ] = "auto",
