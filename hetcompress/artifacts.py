@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -36,11 +37,11 @@ from hetcompress.manifest import faults
 from hetcompress.models import Architecture, InputSpec
 from hetcompress.models.filling import fill_
 from hetcompress.pruning import pruned_skeleton
-from hetcompress.run_files import CONVERTED, DENSE, MADE, MANIFEST, PRUNED, check_free, is_ours, is_own
+from hetcompress.run_files import CONVERTED, DENSE, MADE, MANIFEST, PRUNED, check_free, is_ours, is_own, run_option
 from hetcompress.surgery import named_modules_of
 from hetcompress.tensor_files import write_tensors
 
-__all__ = ["FORMAT", "RunFolder", "run_option"]
+__all__ = ["FORMAT", "RunFolder"]
 
 FORMAT = 1
 REGISTERED = re.compile(r"(hetcompress|torchvision|timm):[\w.-]+")
@@ -50,13 +51,8 @@ FETCHING = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_o
 """Arguments of theirs that open files or download; a run folder has weights of its own."""
 
 
-def run_option(path: Path) -> str:
-    """Return what a command needs besides to find a run: nothing for the folder that it takes by itself."""
-    return "" if path == Path("hetrun") else f" --run {path}"
-
-
 def _again(path: Path) -> str:
-    return f"run `hetcompress convert CHECKPOINT --run {path} --force` again"
+    return f"run `hetcompress convert CHECKPOINT --run {shlex.quote(str(path))} --force` again"
 
 
 def _unreadable(error: Exception) -> str:
@@ -150,7 +146,7 @@ class RunFolder:
         if not path.exists():
             raise InputError(
                 f"run folder {path}", expected="one made by convert", found="no such folder",
-                fix="run `hetcompress convert CHECKPOINT` first, or name another folder with --run",
+                fix=f"run `hetcompress convert CHECKPOINT{run_option(path)}` first, or name another folder with --run",
             )  # fmt: skip
         try:
             manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))

@@ -143,7 +143,7 @@ def form_model(form: nn.Module, channels: int, opset: int) -> onnx.ModelProto:
         for name, size in (("input", channels), (result, None))
     ]
     graph = onnx.helper.make_graph(layer.nodes, "form", values[:1], values[1:], layer.initializers)
-    graph.value_info.extend(_made_by_ours(layer.nodes))
+    graph.value_info.extend(value for value in _made_by_ours(layer.nodes) if value.name != result)
     return onnx.helper.make_model(
         graph, opset_imports=[onnx.helper.make_opsetid("", opset), *own_operators(layer.nodes)], ir_version=10
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from hetcompress.errors import UsageError
 from hetcompress.files import cannot_write, is_temporary
 
-__all__ = ["CONVERTED", "DENSE", "MADE", "MANIFEST", "PRUNED", "alone", "check_free", "is_ours", "is_own"]
+__all__ = ["CONVERTED", "DENSE", "MADE", "MANIFEST", "PRUNED", "alone", "check_free", "is_ours", "is_own", "run_option"]
 
 MANIFEST = "run.json"
 DENSE, CONVERTED, PRUNED = "dense.safetensors", "converted.safetensors", "pruned.safetensors"
@@ -25,6 +26,11 @@ MADE = {
 
 WITHIN = {**MADE, "checkpoints": ("last.ckpt",)}
 """Everything that hetcompress writes into folders of a run folder."""
+
+
+def run_option(path: Path) -> str:
+    """Return the option that names this run folder to a command; empty for the one that commands take by themselves."""
+    return "" if path == Path(os.environ.get("HETCOMPRESS_RUN", "hetrun")) else f" --run {shlex.quote(str(path))}"
 
 
 def is_own(path: Path) -> bool:

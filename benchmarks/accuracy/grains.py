@@ -2,11 +2,11 @@
 
     python benchmarks/accuracy/grains.py resnet20-12fca82f.th --arch hetcompress:resnet20 --data-root DIR
 
-`whole` is channel pruning by our own method; `auto` takes for each layer what is fast there, of whole channels, shapes
-for all filters and shapes for groups of filters.  One row of JSON each in --out; rows that are there are not made
-again, and an interrupted one goes on from its folder under --work.  With `--seconds 0` nothing is timed; the same
-command with other seconds fills the times in later: those of whole models in onnxruntime, batch 1, one thread.
-Settings are compared on the test images, so accuracies are optimistic by a little.
+`whole` is channel pruning by our own method; `auto` takes for each layer what keeps most at half of the dense time, of
+whole channels, shapes for all filters and shapes for groups of filters.  One row of JSON each in --out; rows that are
+there are not made again, and an interrupted one goes on from its folder under --work.  With `--seconds 0`
+nothing is timed; the same command with other seconds fills the times in later: those of whole models in onnxruntime,
+batch 1, one thread.  Settings are compared on the test images, so accuracies are optimistic by a little.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GRAINS = (
 )  # fmt: skip
 """Granularity, and whether our kernel may be used."""
 FEATURES = 10
-"""What the first rows were made with."""
+"""Weight of the source's features: the default when the first rows were made."""
 
 
 def trained(options: argparse.Namespace, grain: str, kernels: str, run: Path) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def finetune(
     features: Annotated[
         float,
         typer.Option(
-            help="Weight of distillation from what the source's layers read; 0 is off, 10 for ten epochs and more.",
+            help="Weight of distillation from what the source's layers read; 0 is off; less suits long runs.",
             rich_help_panel=TRAINING,
         ),
     ] = 30.0,

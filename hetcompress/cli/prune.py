@@ -7,7 +7,6 @@ from typing import Annotated, Optional
 
 import typer
 
-from hetcompress.artifacts import run_option
 from hetcompress.cli.options import (
     Arch,
     Json,
@@ -55,7 +54,7 @@ def prune(
     from hetcompress.cli import console
     from hetcompress.cli.progress import activity
     from hetcompress.cli.pruned import say_what_stays, say_which_decided
-    from hetcompress.run_files import MADE
+    from hetcompress.run_files import MADE, run_option
 
     made = [run / name / file for name, files in MADE.items() for file in files if (run / name / file).exists()]
     with activity():

@@ -233,10 +233,7 @@ def convert(
         },
         "max_difference": difference,
         "kept_dense": {layer.name: layer.reason for layer in conversion.layers if not layer.converted},
-        "granularities": {
-            name: {"granularity": found.granularity, "milliseconds": found.times, "kept": found.kept}
-            for name, found in timed.items()
-        },
+        "granularities": {name: found.to_json() for name, found in timed.items()},
     }
     if not dry_run:
         manifest = _manifest(checkpoint, loaded, spec, grains, granularity) | {"stages": {"convert": stage}}

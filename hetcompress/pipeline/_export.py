@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hetcompress.activity import counted
-from hetcompress.artifacts import RunFolder, run_option
+from hetcompress.artifacts import RunFolder
 from hetcompress.comparisons import Comparison
 from hetcompress.data import DataSource
 from hetcompress.errors import UsageError, VerificationError
@@ -28,6 +28,7 @@ from hetcompress.pipeline._common import DataSettings, check_classes, check_seco
 from hetcompress.pipeline._int8 import INT8, Int8Report, Int8Settings, complaints_of, quantise, timed
 from hetcompress.pipeline._report import lowered_pair
 from hetcompress.planning import DEFAULT, Plan, PlanSettings
+from hetcompress.run_files import run_option
 from hetcompress.targets import EXPORT_TARGETS, Exported, Truth, export_model
 
 __all__ = ["ExportReport", "export", "planned_in"]
@@ -273,7 +274,7 @@ def _paths(
             "export",
             expected=f"a target: {', '.join('--' + name for name in EXPORT_TARGETS)}",
             found="none",
-            fix="hetcompress export --onnx",
+            fix="name one; --onnx is what onnxruntime opens",
         )
     paths = {name: folder / f"model{EXPORT_TARGETS[name].suffix}" for name in targets}
     if int8 is not None:

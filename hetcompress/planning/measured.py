@@ -94,58 +94,81 @@ class Measured(Chooser):
         if anew or key not in self.timings.known:
             filters = _output(forms, input_shape)[0]
             chains = {name: in_surroundings(form, input_shape[0], filters) for name, form in forms.items()}
-            self.timings.add(
-                key, self._measure({name: (chain, input_shape) for name, chain in chains.items()}, hopeless)
-            )
+            sized = {name: (chain, input_shape[1:]) for name, chain in chains.items()}
+            self.timings.add(key, self._measure(sized, hopeless))
         return dict(self.timings.known[key])
 
     def own_times(
         self, forms: Mapping[str, nn.Module], input_shape: tuple[int, ...], vectors: Mapping[str, int]
     ) -> dict[str, float]:
-        """Return milliseconds of each form without its neighbours, measured now or before; at least 0.
+        """Return milliseconds of each form without its neighbours, measured now or before; 0 where noise hides it.
 
         Args:
-            forms: Of one layer; all make as many channels.
+            forms: Of one layer, "dense" among them; all make as many channels.
             input_shape: Channels, height, width of what it reads.
             vectors: Filters of a vector of our kernel, for forms that stand between layers that it executes.
         """
         others = ("own", tuple(forms), *vectors.items())
         key = Timings.key(nn.ModuleList(forms.values()), input_shape, self.batch, self.threads, *others)
-        if key not in self.timings.known:
-            shapes = (input_shape, _output(forms, input_shape))
-            channels, filters = (shape[0] for shape in shapes)
-            chains: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
-                name: (in_surroundings(form, channels, filters, vectors.get(name)), input_shape)
-                for name, form in forms.items()
-            }
-            # neighbours without the layer, on each of its sides: both cost the same there, and it has one of each pair
-            pairs = {vector: [f"alone, {vector}, {side}" for side in range(2)] for vector in {None, *vectors.values()}}
-            for vector, names in pairs.items():
-                for name, shape in zip(names, shapes, strict=True):
-                    chains[name] = in_surroundings(None, shape[0], shape[0], vector), shape
-            found = self._measure(chains, math.inf)
-            spent = {vector: statistics.mean(found[name] for name in names) for vector, names in pairs.items()}
-            self.timings.add(key, {name: max(0.0, found[name] - spent[vectors.get(name)]) for name in forms})
-        return dict(self.timings.known[key])
+        if key in self.timings.known:
+            return dict(self.timings.known[key])
+        shapes = (input_shape, _output(forms, input_shape))
+        channels, filters = (shape[0] for shape in shapes)
+        chains = {
+            name: (in_surroundings(form, channels, filters, vectors.get(name)), input_shape[1:])
+            for name, form in forms.items()
+        }
+        alone = {vector: _neighbours_alone(shapes, vector) for vector in {None, *vectors.values()}}
+        pairs = {name: chain for chains_alone in alone.values() for name, chain in chains_alone.items()}
+        found = self._measure(chains | pairs, HOPELESS, beside="dense")
+        spent = {vector: statistics.mean(found[name] for name in names) for vector, names in alone.items()}
+        times = {name: max(0.0, found[name] - spent[vectors.get(name)]) for name in forms}
+        if all(times.values()):  # else it was a busy moment
+            self.timings.add(key, times)
+        return times
 
-    def _measure(self, chains: Mapping[str, tuple[nn.Module, tuple[int, ...]]], hopeless: float) -> dict[str, float]:
-        """Return milliseconds of what stands beside the shape that its first layer makes."""
+    def _measure(
+        self, chains: Mapping[str, tuple[nn.Module, tuple[int, ...]]], hopeless: float, beside: str | None = None
+    ) -> dict[str, float]:
+        """Return milliseconds of chains, each with the height and width of its images.
+
+        Args:
+            chains: What to time.
+            hopeless: Those that take so many times the quickest are not measured closely.
+            beside: The chain to take in place of the quickest.
+        """
         runners: dict[str, Callable[[], object]] = {
-            name: self.target.runner(chain, random_images(self.batch, (OUTER_CHANNELS, *shape[1:])), self.threads)
-            for name, (chain, shape) in chains.items()
+            name: self.target.runner(chain, random_images(self.batch, (OUTER_CHANNELS, *size)), self.threads)
+            for name, (chain, size) in chains.items()
         }
         with torch_threads(self.threads):
-            return self._timed(runners, hopeless)
-
-    def _timed(self, runners: Mapping[str, Callable[[], object]], hopeless: float) -> dict[str, float]:
-        times = _medians(runners, seconds=0, rounds=3)
-        close = {name: run for name, run in runners.items() if times[name] <= hopeless * min(times.values())}
-        return times | (_medians(close, seconds=self.seconds * len(close), rounds=9) if len(close) > 1 else {})
+            times = _medians(runners, seconds=0, rounds=3)
+            limit = hopeless * (min(times.values()) if beside is None else times[beside])
+            close = {name: run for name, run in runners.items() if times[name] <= limit}
+            return times | (_medians(close, seconds=self.seconds * len(close), rounds=9) if len(close) > 1 else {})
 
 
 def _medians(runners: Mapping[str, Callable[[], object]], *, seconds: float, rounds: int) -> dict[str, float]:
     samples = measure(runners, seconds=seconds, warmup=1, min_rounds=rounds)
     return {name: statistics.median(times) for name, times in samples.items()}
+
+
+def _neighbours_alone(
+    shapes: Sequence[tuple[int, ...]], vector: int | None
+) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
+    """Return the neighbours of a layer without it, both on its near and both on its far side.
+
+    A layer stands between one of either pair.  That one is taken to be half of what both take: the two have as many
+    weights, and as much to reorder.
+
+    Args:
+        shapes: Of what the layer reads, and of what it makes.
+        vector: Filters of a vector of our kernel where that executes them, else None.
+    """
+    return {
+        f"alone, {vector}, {side}": (in_surroundings(None, shape[0], shape[0], vector), shape[1:])
+        for side, shape in zip(("before", "after"), shapes, strict=True)
+    }
 
 
 def _output(forms: Mapping[str, nn.Module], input_shape: tuple[int, ...]) -> tuple[int, ...]:

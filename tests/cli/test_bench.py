@@ -214,8 +214,10 @@ def test_word_without_pruning_names_the_missing_step(hc):
     assert "run `hetcompress finetune --data NAME` first" in err
 
 
-def test_fixes_name_the_run_that_was_asked_for(hc, tmp_path):
+def test_fixes_name_the_run_that_was_asked_for(hc, tmp_path, monkeypatch):
     torch.save(MODELS["digits_net"].build().state_dict(), "model.pt")
+    assert "run `hetcompress convert CHECKPOINT` first, or" in hc("report")[2]
+    assert "run `hetcompress convert CHECKPOINT --run 'a run'` first, or" in hc("report", "--run", "a run")[2]
     assert hc("convert", "model.pt", "--run", "another")[0] == 0
     code, _, err = hc("report", "--run", "another")
     assert code == 3
@@ -229,3 +231,5 @@ def test_fixes_name_the_run_that_was_asked_for(hc, tmp_path):
     (tmp_path / "another" / "converted.safetensors").unlink()
     again = "run `hetcompress convert CHECKPOINT --run another --force` again"
     assert again in hc("prune", "--density", 0.5, "--run", "another")[2]
+    monkeypatch.setenv("HETCOMPRESS_RUN", "another")
+    assert "run `hetcompress convert CHECKPOINT --run hetrun` first" in hc("report", "--run", "hetrun")[2]

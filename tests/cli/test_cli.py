@@ -57,13 +57,16 @@ def test_the_four_commands(hc, digits, tmp_path):
     assert lines[0]["step"] == 6
 
 
-def test_accuracy_of_what_was_never_trained_is_put_into_its_place(hc, digits):
+def test_accuracy_of_what_was_never_trained_is_put_into_its_place(hc, digits, tmp_path):
     hc("convert", "model.pt", *digits)
     hc("prune", "--density", 0.3)
     code, out, err = hc("export", "--onnx", "--data", "digits", "--seconds", 0)
     assert code == 0, err
     assert "accuracy after export:" in out
     assert "NOTE: nothing was trained after pruning, which costs accuracy; `hetcompress finetune` wins it back" in err
+    (tmp_path / "hetrun").rename(tmp_path / "other")
+    err = hc("export", "--onnx", "--data", "digits", "--seconds", 0, "--run", "other", "--force")[2]
+    assert "`hetcompress finetune --run other` wins it back" in err
 
 
 def test_files_are_planned_in_the_runtime_that_opens_them(hc, digits, tmp_path):
