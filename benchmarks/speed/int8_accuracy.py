@@ -3,9 +3,9 @@
     python benchmarks/speed/int8_accuracy.py --out benchmarks/speed/int8_accuracy.json \\
         --checkpoint resnet20=resnet20.th resnet56=resnet56.th --data-root DIR [--granularities channels vector]
 
-Each row is `convert`, `finetune` and `export --onnx --int8` as a user runs them, at the defaults of its time but for the
-number of epochs, which are too few for a good accuracy: the loss of int8 is what is looked at.  Accuracy of both files
-is that on all test images.  A row that stands there is not made again.
+Each row is `convert`, `finetune` and `export --onnx --int8` as a user runs them, at the defaults of its time but for
+the number of epochs, which are too few for a good accuracy: the loss of int8 is what is looked at.  Accuracy of both
+files is that on all test images.  A row that stands there is not made again.
 
     python benchmarks/speed/int8_accuracy.py --out FILE --run accuracy-runs/RUN --data-root DIR
 
