@@ -40,6 +40,11 @@ def test_twice_the_limit_halves_the_ratio_on_its_scale():
     assert "MAC ratio 9 is hard for this model: after recalibration 12% of the source's accuracy is gone" in str(said)
 
 
+def alike(row):
+    """Say whether a run is of two epochs, and of the weight of the source's features that recipes have."""
+    return row["key"]["epochs"] == 2 and row.get("settings", {}).get("features", 10) == 10
+
+
 def test_the_limit_parts_the_runs_of_the_benchmark():
     """What the module's docstring and docs/method.md say of them."""
     rows = [json.loads(line) for line in ABLATION.read_text().splitlines()]
@@ -48,6 +53,9 @@ def test_the_limit_parts_the_runs_of_the_benchmark():
     beyond = [below for lost, below in ends if lost > LIMIT]
     assert len(within) >= 5
     assert len(beyond) >= 20
+    same = [end for row, end in zip(rows, ends, strict=True) if alike(row)]
+    assert max(below for lost, below in same if lost <= LIMIT) < 1.65
+    assert min(below for lost, below in same if lost > LIMIT) > 2.4
     assert max(within) < 3.4
     assert statistics.median(within) <= 2.1
     assert min(beyond) > 2.4
