@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import pickle
 import signal
@@ -17,7 +18,7 @@ import torch
 from hetcompress.errors import HetCompressError, InputError, first_line
 from hetcompress.files import write_bytes
 
-__all__ = ["InterruptedRunError", "Interruption", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoints", "InterruptedRunError", "Interruption", "load_checkpoint", "save_checkpoint"]
 
 FORMAT = 1
 
@@ -68,6 +69,44 @@ class Interruption:
         """Raise `InterruptedRunError` if a signal has come."""
         if self.requested:
             raise InterruptedRunError(self.requested)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """Where a run keeps its complete state, and whether it goes on from the one that is there.
+
+    Attributes:
+        path: The file.
+        every: Steps between two of them.
+        resume: Go on from the file, if it exists.
+        fingerprint: Identifies the settings and the source; a state with another one is not taken up.
+    """
+
+    path: Path
+    every: int = 200
+    resume: bool = True
+    fingerprint: str = ""
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write a state."""
+        save_checkpoint(self.path, {"fingerprint": self.fingerprint, **state})
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the state to go on from, or None.
+
+        Raises:
+            InputError: The file is broken, or of other settings.
+        """
+        if not (self.resume and self.path.exists()):
+            return None
+        state = load_checkpoint(self.path)
+        if state["fingerprint"] != self.fingerprint:
+            raise InputError(
+                f"checkpoint {self.path}",
+                expected="one of the same settings", found="one of other settings",
+                fix="pass --resume never to start anew, or the settings of the interrupted run",
+            )  # fmt: skip
+        return state
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -4,7 +4,8 @@ Stage 2 mends what pruning broke, but not all.  In the runs of `benchmarks/accur
 that lost at most 6 % of their source's accuracy by then ended at most 1.6 points below it after two epochs with the
 recipes' weight of features, and up to 3.4 below where features weighed more or runs were longer; those that lost more
 ended at least 2.4 points below, nearly all of them four and more.  What is lost grows about as the logarithm of the
-ratio (3.7 % at MAC ratio 2, 5.1 at 3, 8 at 5), so the limit may be expected at ``r ** (limit / lost)``.
+ratio (3.7 % at MAC ratio 2, 5.1 at 3, 8 at 5), so the limit may be expected at ``r ** (limit / lost)``.  That is known
+of losses of 4 to 8 %; of larger ones, half of the logarithm is named.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ __all__ = ["TooHard", "too_hard"]
 
 LIMIT = 0.06
 """Share of the source's accuracy that may be lost without a note."""
+FURTHEST = 0.5
+"""Of the logarithm of a target: what is named as the next easier keeps at least so much of it."""
 
 BEFORE, AFTER = "source", "after recalibration"
 
@@ -63,4 +66,5 @@ def too_hard(budget: Budget, accuracies: Mapping[str, Accuracy], max_steps: int 
     lost = 1 - accuracies[AFTER].percent / accuracies[BEFORE].percent
     if lost <= LIMIT:
         return None
-    return TooHard(budget.unit, budget.target, budget.target ** (LIMIT / lost), lost, max_steps)
+    easier = budget.target ** max(LIMIT / lost, FURTHEST)
+    return TooHard(budget.unit, budget.target, easier, lost, max_steps)

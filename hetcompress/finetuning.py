@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -15,10 +14,10 @@ from torch import Tensor, nn
 
 from hetcompress.allocation import check_reachable
 from hetcompress.budgets import Budget
-from hetcompress.checkpointing import Interruption, load_checkpoint, save_checkpoint
+from hetcompress.checkpointing import Checkpoints, Interruption
 from hetcompress.cost import layer_macs
 from hetcompress.difficulty import TooHard, too_hard
-from hetcompress.errors import InputError, UsageError
+from hetcompress.errors import UsageError
 from hetcompress.evaluation import EVALUATION_BATCH, Accuracy, evaluate
 from hetcompress.goals import ShapeSettings, budget_of, learner_of
 from hetcompress.kept_costs import deciding
@@ -85,16 +84,14 @@ class _Run:
         *,
         budget: Budget | None,
         pruner: Pruner | None,
-        checkpoint: Path | None,
-        every: int,
+        checkpoints: Checkpoints | None,
         first_step: int,
-        fingerprint: str,
         reporter: Reporter,
         device: torch.device,
         interruption: Interruption,
     ) -> None:
         self.data, self.train, self.shapes, self.reporter, self.device = data, train, shapes, reporter, device
-        self.checkpoint, self.every, self.fingerprint, self.interruption = checkpoint, every, fingerprint, interruption
+        self.checkpoints, self.interruption = checkpoints, interruption
         self.model = self.placed(model)
         # without its batch norms the teacher computes the same in less time
         folded = fold_batch_norms(teacher, torch.zeros(1, *data.image_size)) if train.has_teacher else teacher
@@ -160,12 +157,10 @@ class _Run:
 
     def save(self) -> None:
         """Write the complete state, so that a later run goes on from here."""
-        if self.checkpoint is None:
+        if self.checkpoints is None:
             return
-        save_checkpoint(
-            self.checkpoint,
+        self.checkpoints.save(
             {
-                "fingerprint": self.fingerprint,
                 "stage": self.stage,
                 "step": self.step,
                 "trainer": self.trainer.state_dict(),
@@ -173,7 +168,7 @@ class _Run:
                 "accuracies": {name: dataclasses.asdict(value) for name, value in self.accuracies.items()},
                 "epochs": self.epochs,
                 "epoch_seconds": self.epoch_seconds + self.trainer.seconds,
-            },
+            }
         )
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -194,7 +189,8 @@ class _Run:
         self.reporter.progressed(step, self.total, self.trainer.losses)
         if step % self.steps_per_epoch == 0 or step == self.total:
             self.end_epoch(step)
-        if step % self.every == 0 or self.interruption.requested:
+        due = self.checkpoints is not None and step % self.checkpoints.every == 0
+        if due or self.interruption.requested:
             self.save()
         self.interruption.stop_if_requested()
 
@@ -259,6 +255,12 @@ class _Run:
     def go(self) -> Finetuned:
         """Run to the end."""
         if self.stage == 1:
+            if self.learnable and self.learner is not None and self.boundary <= self.learner.first_choice:
+                self.reporter.warn(
+                    f"stage 1 has {self.boundary} steps, and --method {self.shapes.method} first chooses shapes after "
+                    f"{self.learner.first_choice}: all are chosen at its end at once, which costs accuracy; train for "
+                    "more epochs, or give stage 1 more of them by --stage1"
+                )
             if self.step < self.boundary:
                 self.trainer.run(
                     self.step, self.boundary, stage=(0, self.boundary), hook=self.learner, after_step=self.after_step
@@ -288,11 +290,8 @@ def finetune(
     shapes: ShapeSettings,
     budget: Budget | None = None,
     pruner: Pruner | None = None,
-    checkpoint: Path | None = None,
-    checkpoint_every: int = 200,
+    checkpoints: Checkpoints | None = None,
     first_step: int = 0,
-    resume: bool = True,
-    fingerprint: str = "",
     reporter: Reporter | None = None,
     device: str = "cpu",
 ) -> Finetuned:
@@ -307,11 +306,8 @@ def finetune(
         budget: The target as a budget that can be reached, of time for example (`hetcompress.planning.aim`); None makes
             one of `shapes`.
         pruner: Prunes what stage 1 has learned; None prunes to the budget.
-        checkpoint: Where the complete state is kept; None keeps none.
-        checkpoint_every: Steps between two checkpoints.
+        checkpoints: Where the complete state is kept, and whether to go on from it; None keeps none.
         first_step: Steps of the run that were trained elsewhere, for a model without learnable layers.
-        resume: Go on from `checkpoint` if it exists and belongs to the same settings.
-        fingerprint: Identifies the settings and the source; a checkpoint with another one is not taken up.
         reporter: Hears how it goes.
         device: Where to train.
 
@@ -325,17 +321,10 @@ def finetune(
     reporter = reporter or Silent()
     with Interruption(reporter.note) as interruption:
         run = _Run(
-            model, teacher, data, train, shapes, budget=budget, pruner=pruner, checkpoint=checkpoint,
-            every=checkpoint_every, first_step=first_step, fingerprint=fingerprint, reporter=reporter,
-            device=torch.device(device), interruption=interruption,
+            model, teacher, data, train, shapes, budget=budget, pruner=pruner, checkpoints=checkpoints,
+            first_step=first_step, reporter=reporter, device=torch.device(device), interruption=interruption,
         )  # fmt: skip
-        state = load_checkpoint(checkpoint) if checkpoint is not None and resume and checkpoint.exists() else None
-        if state is not None and state["fingerprint"] != fingerprint:
-            raise InputError(
-                f"checkpoint {checkpoint}",
-                expected="one of the same settings", found="one of other settings",
-                fix="pass --resume never to start anew, or the settings of the interrupted run",
-            )  # fmt: skip
+        state = None if checkpoints is None else checkpoints.load()
         if state is not None:
             run.restore(state)
             run.reporter.note(f"resumed at step {run.step} of {run.total}")

@@ -7,6 +7,7 @@ backward pass, and at the end say what every shape is worth.
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,8 @@ class ShapeLearner(abc.ABC):
     """What stage 1 does beside training the weights."""
 
     trains_logits: bool
+    first_choice: int = 0
+    """Steps of stage 1 after which shapes are chosen for the first time."""
 
     def before_forward(self, progress: float) -> None:  # noqa: B027  most learners do nothing
         """Prepare the layers for a step; all that is set here must follow from `progress`, for resumed runs."""
@@ -52,8 +55,15 @@ class ShapeLearner(abc.ABC):
         """
 
     @abc.abstractmethod
-    def after_backward(self, progress: float, step: int) -> None:
-        """Act on the gradients of this step; `step` counts the steps of stage 1 from 0."""
+    def after_backward(self, progress: float, step: int, scale: float) -> None:
+        """Act on the gradients of this step.
+
+        Args:
+            progress: Steps of stage 1 done over all of them, 0 to 1.
+            step: Counts the steps of stage 1 from 0.
+            scale: How many times too large gradients are of tensors that the optimiser does not own, for the sake of
+                float16; where they overflow, the optimiser leaves the step out.
+        """
 
     @abc.abstractmethod
     def final_logits(self) -> dict[str, Tensor]:
@@ -109,7 +119,7 @@ class PenaltyLearner(ShapeLearner):
         )
         return weight * self.penalty(self.layers)
 
-    def after_backward(self, progress: float, step: int) -> None:
+    def after_backward(self, progress: float, step: int, scale: float) -> None:
         """Do nothing: the optimiser moves the logits."""
 
     def final_logits(self) -> dict[str, Tensor]:
@@ -142,6 +152,7 @@ class ScheduleLearner(ShapeLearner):
         self.budget = budget
         self.ramp = ramp
         self.every = every
+        self.first_choice = every  # at step 0 all may be kept still
 
     @abc.abstractmethod
     def scores(self) -> dict[str, Tensor]:
@@ -151,7 +162,7 @@ class ScheduleLearner(ShapeLearner):
         """Return None: nothing is penalised."""
         return None
 
-    def after_backward(self, progress: float, step: int) -> None:
+    def after_backward(self, progress: float, step: int, scale: float) -> None:  # noqa: ARG002
         """Choose the shapes anew every `every` steps."""
         if step % self.every:
             return
@@ -191,19 +202,24 @@ class SensitivityLearner(ScheduleLearner):
 
     def __init__(self, layers: Layers, budget: Budget, *, ramp: float, every: int) -> None:
         super().__init__(layers, budget, ramp=ramp, every=every)
+        self.first_choice = math.ceil(self.warm_steps / every) * every
         self.averages = {name: torch.zeros_like(layer.group_masks()) for name, layer in layers.items()}
         for name, layer in layers.items():
             layer.tap_probe = torch.zeros_like(self.averages[name], requires_grad=True)
 
-    def after_backward(self, progress: float, step: int) -> None:
-        """Take up this step's sensitivities, then choose."""
+    def after_backward(self, progress: float, step: int, scale: float) -> None:
+        """Take up this step's sensitivities, but for those of a step that overflowed, then choose."""
+        squares = {}
         for name, layer in self.layers.items():
             assert layer.tap_probe is not None
             if layer.tap_probe.grad is not None:
-                self.averages[name].lerp_(layer.tap_probe.grad.square(), 1 - self.momentum)
+                squares[name] = (layer.tap_probe.grad / scale).square()
                 layer.tap_probe.grad = None
+        if squares and torch.stack([square.sum() for square in squares.values()]).isfinite().all():
+            for name, square in squares.items():
+                self.averages[name].lerp_(square, 1 - self.momentum)
         if step >= self.warm_steps:
-            super().after_backward(progress, step)
+            super().after_backward(progress, step, scale)
 
     def scores(self) -> dict[str, Tensor]:
         """Return the averaged squares per kernel of the group, scaled to a mean of 1 over all layers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 import torch
@@ -20,10 +21,12 @@ def recalibrate_(model: nn.Module, images: Iterable[Tensor]) -> None:
 
     Args:
         model: Changed in place; its mode is restored.  Norms that keep no statistics are left alone.
-        images: Batches, float32 (N, C, H, W), on the model's device.
+        images: Batches, float32 (N, C, H, W), on the model's device.  Without any, nothing is changed.
     """
     norms = [norm for norm in named_modules_of(model, _BatchNorm).values() if norm.track_running_stats]
-    if not norms:
+    batches = iter(counted(images, "recalibrating batch norms: batch"))
+    first = next(batches, None) if norms else None
+    if first is None:
         return
     modes = {module: module.training for module in model.modules()}
     momenta = {norm: norm.momentum for norm in norms}
@@ -32,7 +35,7 @@ def recalibrate_(model: nn.Module, images: Iterable[Tensor]) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # cumulative average
         norm.train()
-    for batch in counted(images, "recalibrating batch norms: batch"):
+    for batch in itertools.chain([first], batches):
         model(batch)
     for norm, momentum in momenta.items():
         norm.momentum = momentum

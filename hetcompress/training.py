@@ -144,8 +144,8 @@ class Hook(Protocol):
     def loss(self, progress: float, task_loss: Tensor) -> Tensor | None:
         """Return an addition to the loss."""
 
-    def after_backward(self, progress: float, step: int) -> None:
-        """Act on gradients."""
+    def after_backward(self, progress: float, step: int, scale: float) -> None:
+        """Act on gradients; those of tensors that the optimiser does not own are `scale` times too large."""
 
 
 def amp_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -286,7 +286,7 @@ class Trainer:
         if self.settings.clip_grad:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad)
         if hook is not None:
-            hook.after_backward(progress, step - stage[0])
+            hook.after_backward(progress, step - stage[0], self.scaler.get_scale())
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.ema is not None:

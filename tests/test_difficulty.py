@@ -30,7 +30,12 @@ def test_the_next_target_is_easier_and_no_easier_than_it_must_be(source, after, 
     if lost < 0:
         assert said is None
     else:
-        assert ratio**LIMIT - 1e-9 <= said.easier < ratio
+        assert ratio**0.5 - 1e-9 <= said.easier < ratio
+
+
+def test_a_net_in_ruins_is_not_sent_back_to_the_source():
+    assert too_hard(budget("MAC ratio", 16.0), accuracies(1000, 200)).easier == pytest.approx(4.0)
+    assert too_hard(budget("density", 0.04), accuracies(1000, 100)).easier == pytest.approx(0.2)
 
 
 def test_twice_the_limit_halves_the_ratio_on_its_scale():

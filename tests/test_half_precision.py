@@ -1,14 +1,17 @@
 """Training in 16 bits on a real data set: it learns, and a killed run ends with the bits of one that was not."""
 
+import functools
 import math
 
 import pytest
 import torch
 
+from hetcompress.checkpointing import Checkpoints
 from hetcompress.conversion import convert
 from hetcompress.data import open_data
 from hetcompress.finetuning import finetune
 from hetcompress.goals import ShapeSettings
+from hetcompress.learners import BlendLearner
 from hetcompress.models import MODELS
 from hetcompress.nn import LearnableHetConv2d
 from hetcompress.reporters import Silent
@@ -53,7 +56,7 @@ def train(data, checkpoint, amp, *, steps=STEPS, ema=0.9, kill_at=None):
             epochs=1, max_steps=steps, batch_size=32, lr=0.05, amp_dtype=amp, distill=0.0, features=0.0, ema=ema
         ),
         shapes=ShapeSettings(density=0.5, stage1=0.5, every=2, recalibration=2),
-        checkpoint=checkpoint, checkpoint_every=2, reporter=KillAt(kill_at),
+        checkpoints=Checkpoints(checkpoint, every=2), reporter=KillAt(kill_at),
     )  # fmt: skip
 
 
@@ -74,6 +77,25 @@ def test_it_computes_in_16_bits_and_learns(digits_data, tmp_path, amp, monkeypat
     assert {parameter.dtype for parameter in result.model.parameters()} == {torch.float32}
     assert result.epochs[-1]["step"] == LEARNING
     assert result.accuracies["after stage 2"].loss < result.accuracies["source"].loss
+
+
+def test_steps_of_float16_that_overflow_leave_scores_alone(digits_data, tmp_path, monkeypatch):
+    """The scale is found by trial: the first one here is too large by far."""
+    scaler = functools.partial(torch.amp.GradScaler, init_scale=2.0**30)
+    monkeypatch.setattr(torch.amp, "GradScaler", scaler)
+    taken, choose = [], BlendLearner.final_logits
+
+    def noting(self):
+        taken.append(self.scores())
+        return choose(self)
+
+    monkeypatch.setattr(BlendLearner, "final_logits", noting)
+    result = train(digits_data, tmp_path / "run.ckpt", "float16", steps=80, ema=0.0)
+    assert taken
+    for scores in taken:
+        assert all(score.isfinite().all() for score in scores.values())
+        assert any((score > 0).any() for score in scores.values())
+    assert result.epochs[-1]["density"] == pytest.approx(0.5, rel=0.02)
 
 
 @pytest.mark.parametrize("amp", DTYPES)

@@ -38,7 +38,7 @@ def test_sensitivities_are_running_means_of_squared_gradients_per_kernel(layers)
         for layer in layers.values():
             layer.tap_probe.grad = torch.full_like(layer.tap_probe, gradient)
         layers["0"].tap_probe.grad *= 2
-        found.after_backward(0.0, step)
+        found.after_backward(0.0, step, 1.0)
         assert all(layer.tap_probe.grad is None for layer in layers.values())
     expected = 0.98 * 0.02 * 1.0 + 0.02 * 9.0
     assert found.averages["1"].flatten().tolist() == pytest.approx([expected] * found.averages["1"].numel())
@@ -48,6 +48,16 @@ def test_sensitivities_are_running_means_of_squared_gradients_per_kernel(layers)
     assert float(ratio) == pytest.approx(2.0)
     everything = torch.cat([score.flatten() for score in found.scores().values()])
     assert float(everything.mean()) == pytest.approx(1.0)
+
+
+def test_scaled_gradients_are_scaled_back_and_a_step_that_overflows_is_left_out(layers):
+    found = learner(SensitivityLearner, layers)
+    for step, gradient in enumerate((3.0 * 2**16, float("inf"), float("nan"))):
+        layers["0"].tap_probe.grad = torch.full_like(layers["0"].tap_probe, gradient)
+        layers["1"].tap_probe.grad = torch.full_like(layers["1"].tap_probe, 3.0 * 2**16)
+        found.after_backward(0.0, step, 2.0**16)
+    for average in found.averages.values():
+        assert average.flatten().tolist() == pytest.approx([0.02 * 9.0] * average.numel())
 
 
 def test_magnitudes_are_mean_squares_in_shares_of_the_layer(layers):

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from hetcompress import training
-from hetcompress.checkpointing import InterruptedRunError, load_checkpoint, save_checkpoint
+from hetcompress.checkpointing import Checkpoints, InterruptedRunError, load_checkpoint, save_checkpoint
 from hetcompress.conversion import convert
 from hetcompress.errors import HetCompressError, InputError, NothingToDoError, UsageError
 from hetcompress.finetuning import finetune
 from hetcompress.goals import ShapeSettings
+from hetcompress.learners import LEARNERS
 from hetcompress.nn import HetConv2d
 from hetcompress.reporters import Silent
 from hetcompress.shapes import build_family
@@ -67,13 +68,14 @@ class StopAt(Silent):
             os.kill(os.getpid(), self.signum)
 
 
-def run(tmp_path, name, *, train=None, shapes=None, family="free", **options):
+def run(tmp_path, name, *, train=None, shapes=None, family="free", kept=None, **options):
     # the source of these runs is untrained: it is no good teacher
     train = train or TrainSettings(epochs=3, batch_size=16, lr=0.05, distill=0.3, features=0.0)
     shapes = shapes or ShapeSettings(density=0.5, every=2)
     return finetune(
-        converted(family), net(), Stripes(), train=train, shapes=shapes, checkpoint=tmp_path / f"{name}.ckpt", **options
-    )
+        converted(family), net(), Stripes(), train=train, shapes=shapes,
+        checkpoints=Checkpoints(tmp_path / f"{name}.ckpt", **(kept or {})), **options,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("method", ["blend", "sensitivity", "magnitude", "penalty"])
@@ -96,14 +98,17 @@ def test_resumed_run_ends_with_the_same_bits(tmp_path, method, stop):
     assert untimed == [{k: v for k, v in line.items() if k != "images_per_second"} for line in resumed.epochs]
 
 
+class Heard(Silent):
+    """Remembers what it was warned of."""
+
+    def __init__(self):
+        self.said = []
+
+    def warn(self, message):
+        self.said.append(message)
+
+
 def test_whoever_goes_on_is_told_again_that_the_target_is_too_hard(tmp_path, monkeypatch):
-    class Heard(Silent):
-        def __init__(self):
-            self.said = []
-
-        def warn(self, message):
-            self.said.append(message)
-
     monkeypatch.setattr("hetcompress.difficulty.LIMIT", -1.0)  # whatever is lost is too much
     for stop in (5, 12):  # before the end of stage 1 and after it
         with pytest.raises(InterruptedRunError):
@@ -141,12 +146,42 @@ def test_target_is_met_and_the_task_is_learned(tmp_path, method, family):
     } <= set(result.epochs[0])
 
 
-def test_penalty_moves_logits_and_schedules_do_not_train_them(tmp_path):
+def test_penalty_moves_logits(tmp_path):
     shapes = ShapeSettings(density=0.4, method="penalty", stage1=0.9)
     train = TrainSettings(epochs=3, batch_size=16, lr=0.05, logit_lr=50.0)
     line = run(tmp_path, "penalty", shapes=shapes, train=train).epochs[1]
     assert line["penalty"] > 0
     assert line["density"] < 1
+
+
+@pytest.mark.parametrize("method", [name for name in LEARNERS if name != "penalty"])
+def test_schedules_choose_and_the_optimiser_leaves_logits_alone(tmp_path, method):
+    """However fast they were to learn."""
+    shapes = ShapeSettings(density=0.4, method=method, stage1=0.9, every=2)
+    lines = [
+        run(
+            tmp_path, f"{logit_lr}", shapes=shapes, train=TrainSettings(epochs=3, batch_size=16, logit_lr=logit_lr)
+        ).epochs
+        for logit_lr in (1.0, 50.0)
+    ]
+    assert [line["loss"] for line in lines[0]] == [line["loss"] for line in lines[1]]
+    assert {line["penalty"] for line in lines[0]} == {0.0}
+
+
+def test_a_stage_1_too_short_to_choose_in_says_so(tmp_path):
+    heard = Heard()
+    run(tmp_path, "short", shapes=ShapeSettings(density=0.4, stage1=0.5), reporter=heard)
+    (said,) = [message for message in heard.said if "first chooses" in message]
+    assert said.startswith("stage 1 has 9 steps, and --method blend first chooses shapes after 32: all are chosen")
+    assert "--stage1" in said
+    heard = Heard()
+    run(
+        tmp_path,
+        "magnitude",
+        shapes=ShapeSettings(density=0.4, stage1=0.5, method="magnitude", every=2),
+        reporter=heard,
+    )
+    assert not any("first chooses" in message for message in heard.said)
 
 
 @pytest.mark.parametrize(("density", "stages"), [(0.5, [2, 2, 2]), (0.2, [1, 2, 2])])
@@ -186,10 +221,13 @@ def test_optimisers_and_precisions(tmp_path, opt, amp):
 def test_fixed_family_trains_in_one_stage(tmp_path):
     model = convert(net(), family=build_family("hetconv", {"parts": 2}), group_out=1, group_in=1).model
     train = TrainSettings(epochs=2, batch_size=16, lr=0.05)
-    result = finetune(model, net(), Stripes(), train=train, shapes=ShapeSettings())
+    heard = Heard()
+    result = finetune(model, net(), Stripes(), train=train, shapes=ShapeSettings(), reporter=heard)
     layers = named_modules_of(result.model, HetConv2d).values()
     kept = sum(int(layer.mask().sum()) for layer in layers) / sum(layer.weight.numel() for layer in layers)
     assert kept == pytest.approx(5 / 9)
+    assert [line["stage"] for line in result.epochs] == [2, 2]
+    assert not heard.said
 
 
 class NoStep(Silent):
@@ -228,10 +266,10 @@ def test_weight_decay_spares_logits_norms_and_biases():
 
 def test_checkpoint_of_other_settings_is_refused(tmp_path):
     with pytest.raises(InterruptedRunError):
-        run(tmp_path, "run", reporter=StopAt(3, signal.SIGINT), fingerprint="one")
+        run(tmp_path, "run", reporter=StopAt(3, signal.SIGINT), kept={"fingerprint": "one"})
     with pytest.raises(InputError, match=r"expected one of the same settings.*--resume never"):
-        run(tmp_path, "run", fingerprint="two")
-    assert run(tmp_path, "run", fingerprint="two", resume=False).epochs
+        run(tmp_path, "run", kept={"fingerprint": "two"})
+    assert run(tmp_path, "run", kept={"fingerprint": "two", "resume": False}).epochs
 
 
 def test_broken_checkpoint_is_one_clear_error(tmp_path):

@@ -23,6 +23,7 @@ from accuracy import BATCHES, accuracies, sizes
 from torch import nn
 
 from hetcompress.artifacts import RunFolder
+from hetcompress.checkpointing import Checkpoints
 from hetcompress.data import DataSource
 from hetcompress.finetuning import finetune
 from hetcompress.goals import ShapeSettings
@@ -98,7 +99,7 @@ class Sparsify(Hook):
     def loss(self, progress: float, task_loss: torch.Tensor) -> None:
         """Add nothing: the regulariser writes gradients."""
 
-    def after_backward(self, progress: float, step: int) -> None:  # noqa: ARG002
+    def after_backward(self, progress: float, step: int, scale: float) -> None:  # noqa: ARG002
         """Let it write them."""
         self.pruner.regularize(self.model)
 
@@ -212,8 +213,9 @@ def peer_row(
     net = pruned_net(run)
     teacher, size = folder.dense_model(), folder.input_spec.size
     result = finetune(
-        net, teacher, data, train=train, shapes=ShapeSettings(), first_step=first, fingerprint=json.dumps(key),
-        checkpoint=folder.checkpoint, device="cuda" if torch.cuda.is_available() else "cpu",
+        net, teacher, data, train=train, shapes=ShapeSettings(), first_step=first,
+        checkpoints=Checkpoints(folder.checkpoint, fingerprint=json.dumps(key)),
+        device="cuda" if torch.cuda.is_available() else "cpu",
     )  # fmt: skip
     measured_ones = {name: dataclasses.asdict(value) for name, value in result.accuracies.items()}
     both = sizes(teacher, result.model, size)

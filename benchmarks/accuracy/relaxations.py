@@ -78,7 +78,7 @@ class HardConcrete(ShapeLearner):
         excess = self.kept() - wanted
         return self.multipliers[0] * excess + self.multipliers[1] * excess.square()
 
-    def after_backward(self, progress: float, step: int) -> None:  # noqa: ARG002
+    def after_backward(self, progress: float, step: int, scale: float) -> None:  # noqa: ARG002
         """Move gates and multipliers; between steps, gates are what evaluation takes: without noise."""
         for optimizer in (self.descent, self.ascent):
             optimizer.step()
@@ -133,7 +133,7 @@ class GroupLasso(ShapeLearner):
         )  # fmt: skip
         return weight * self.norms()
 
-    def after_backward(self, progress: float, step: int) -> None:
+    def after_backward(self, progress: float, step: int, scale: float) -> None:
         """Do nothing: the optimiser shrinks the groups."""
 
     def final_logits(self) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from torch import nn
 from hetcompress.allocation import check_reachable
 from hetcompress.artifacts import RunFolder
 from hetcompress.budgets import Budget
+from hetcompress.checkpointing import Checkpoints
 from hetcompress.errors import UsageError
 from hetcompress.files import sha256_of, write_text
 from hetcompress.finetuning import Pruner
@@ -111,10 +112,7 @@ def finetune(
             shapes=shapes,
             budget=budget,
             pruner=pruner,
-            checkpoint=folder.checkpoint,
-            checkpoint_every=checkpoint_every,
-            resume=resume == "auto",
-            fingerprint=fingerprint,
+            checkpoints=Checkpoints(folder.checkpoint, checkpoint_every, resume == "auto", fingerprint),
             reporter=_Recording(folder.metrics, reporter),
             device=device,
         )
