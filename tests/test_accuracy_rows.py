@@ -92,12 +92,17 @@ def test_the_figures_in_the_documentation_are_those_of_the_rows(tmp_path):
     assert subprocess.run(command, capture_output=True, check=False, timeout=300).returncode == 0
     for figure in (REPO / "docs" / "figures").glob("*-cifar-10-*.svg"):
         assert marks(tmp_path / figure.name) == marks(figure), f"run benchmarks/accuracy/draw.py: {figure.name}"
+    drawn = {figure.name for figure in tmp_path.iterdir()}
+    assert drawn == {figure.name for figure in (REPO / "docs" / "figures").glob("*-cifar-10-*.svg")}
 
 
 def marks(figure):
-    """How many marks of which style are drawn, and what is written; where they stand differs between versions."""
+    """What a figure shows in numbers, how many marks of which style, and what is written; pixels vary."""
     drawn = figure.read_text()
-    return Counter(re.findall(r'<use [^>]*style="([^"]*)"', drawn)), sorted(re.findall(r"<text [^>]*>([^<]*)<", drawn))
+    (numbers,) = re.findall(r"<dc:description>([^<]*)<", drawn)
+    assert re.search(r"ours[^:]*: \d+\.\d+ at \d+", numbers)
+    styles = Counter(re.findall(r'<use [^>]*style="([^"]*)"', drawn))
+    return numbers, styles, sorted(re.findall(r"<text [^>]*>([^<]*)<", drawn))
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ from torch import nn
 from hetcompress import pipeline
 from hetcompress.artifacts import RunFolder
 from hetcompress.cost import layer_macs
+from hetcompress.files import sha256_of
 from hetcompress.kernels import available
 from hetcompress.machine import machine
 from hetcompress.planning import FEWEST_MACS, PlanSettings
@@ -42,6 +43,8 @@ HERE = Path(__file__).parent
 BATCHES = (1, 16)
 MATCHES = ("macs", "stock", "kernels")
 PEERS = ("tp-magnitude", "tp-group-norm", "tp-bn-scale")
+SOURCE_EPOCHS = {"hetcompress:resnet20": 200, "hetcompress:resnet56": 200, "hetcompress:vgg16_bn": 28}
+"""What sources were trained for: public checkpoints as their authors say, VGG16-BN as `vgg16_bn.json` does."""
 OTHER_SHAPES = {
     "ours": [],
     "dense": [],
@@ -159,7 +162,10 @@ def made(options: argparse.Namespace, key: dict[str, Any], run: Path) -> dict[st
         row = own_row(options, run)
     recipe = load_recipe(options.recipe)
     net, data = recipe.options["convert"]["arch"], recipe.options["finetune"]["data"]
-    return {"key": key, "net": net, "data": data, "recipe_sha256": recipe.sha256, **row}
+    return {
+        "key": key, "net": net, "data": data, "recipe_sha256": recipe.sha256, "source_epochs": SOURCE_EPOCHS.get(net),
+        "source_sha256": sha256_of(options.checkpoint), **row,
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -183,7 +189,14 @@ def main() -> None:
     key = key_of(options)
     parts = [*(value for value in key.values() if value is not None), load_recipe(options.recipe).sha256[:8]]
     run = options.work / "-".join(Path(str(part)).name for part in parts)
-    row = next((row for row in fresh_rows_of(options.out) if row["key"] == key), None) or made(options, key, run)
+    rows = fresh_rows_of(options.out)
+    row = next((row for row in rows if row["key"] == key), None)
+    if row is None:
+        row = made(options, key, run)
+    elif options.method in PEERS:
+        from peers import check_matched
+
+        check_matched(row, rows, run)
     row = timed(options, row, run)
     put_row(options.out, row)
     print(json.dumps(row))

@@ -24,7 +24,7 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib import ticker
 from rows import is_current
-from table import NAMES
+from table import NAMES, earlier, operators
 
 HERE = Path(__file__).parent
 NETS = {
@@ -36,17 +36,21 @@ MARKS = dict(zip(NAMES, "os*D^v<", strict=True))
 FORMS = {"stock": "stock operators", "kernels": "hetcompress with its kernel, others stock operators"}
 HOLLOW = "ovsD^p<h>P*X"
 TICKS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
-Point = tuple[float, float]
+Mark = tuple[float, float, float]
 Row = Mapping[str, Any]
 
 
-def points(rows: Sequence[Row], axis: str) -> dict[tuple[str, ...], list[Point]]:
-    """Return ratio and last accuracy of rows that are `shown`, by method and what else tells them apart."""
-    found: dict[tuple[str, ...], list[Point]] = defaultdict(list)
+def lines(rows: Sequence[Row], axis: str) -> dict[tuple[str, str], list[Mark]]:
+    """Return mean ratio, mean accuracy and its spread of the settings of rows that are `shown`.
+
+    Those of a method are one line, and those of recipes and defaults that are no more another.
+    """
+    found: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         group = json.dumps([setting(row), row["recipe_sha256"]], sort_keys=True)
-        found[row["key"]["method"], group].append((ratio_of(row, axis), row["last_epoch"]))
-    return dict(found)
+        found[row["key"]["method"], earlier(row)][group].append((ratio_of(row, axis), row["last_epoch"]))
+    order = [*itertools.product(NAMES, [""]), *((method, rest) for method, rest in found if rest)]
+    return {line: sorted(map(mean_and_spread, found[line].values())) for line in order if line in found}
 
 
 def ratio_of(row: Row, axis: str) -> float | None:
@@ -54,9 +58,7 @@ def ratio_of(row: Row, axis: str) -> float | None:
     if axis == "macs":
         # the bound without any structure is not executed: its MACs are those inside the mask
         return float(row.get("mac_ratio_executed", row["mac_ratio_effective"]))
-    times = row.get("time", {})
-    # a plain net has no layers for our kernel
-    found = times.get(axis) or (times.get("stock") if row["key"]["method"].startswith("tp-") else None)
+    found = row.get("time", {}).get(operators(row) if axis == "kernels" else axis)
     return float(found[0]["ratio"]) if found else None
 
 
@@ -75,7 +77,7 @@ def setting(row: Row) -> dict[str, Any]:
     return {name: value for name, value in row["key"].items() if name != "seed"}
 
 
-def mean_and_spread(seeds: Sequence[Point]) -> tuple[float, float, float]:
+def mean_and_spread(seeds: Sequence[tuple[float, float]]) -> Mark:
     """Return the mean ratio, the mean accuracy and the standard deviation of the accuracies, NaN of a single one."""
     ratios, accuracies = zip(*seeds, strict=True)
     spread = statistics.stdev(accuracies) if len(seeds) > 1 else math.nan
@@ -83,24 +85,19 @@ def mean_and_spread(seeds: Sequence[Point]) -> tuple[float, float, float]:
 
 
 def draw(title: str, axis: str, own: Sequence[Row], others: Sequence[Row], out: Path) -> None:
-    """Write one figure."""
+    """Write one figure, and what it shows in numbers into its description."""
     figure, axes = plt.subplots(figsize=(7, 4.5))
-    by_setting = points(own, axis)
-    for place, (method, mark) in enumerate(MARKS.items()):
-        settings = [seeds for (name, _), seeds in by_setting.items() if name == method]
-        if settings:
-            means = sorted(map(mean_and_spread, settings))
-            ratios, accuracies, spreads = zip(*means, strict=True)
-            axes.errorbar(
-                ratios,
-                accuracies,
-                spreads,
-                fmt=f"{mark}-",
-                color=f"C{place}",
-                label=NAMES[method],
-                markersize=7,
-                capsize=3,
-            )
+    drawn = lines(own, axis)
+    for (method, rest), marks in drawn.items():
+        axes.errorbar(
+            *zip(*marks, strict=True),
+            fmt=MARKS[method] + ("--" if rest else "-"),
+            color=f"C{list(NAMES).index(method)}",
+            alpha=0.4 if rest else 1.0,
+            label=NAMES[method].partition(':')[0] + rest.replace("`", ""),
+            markersize=7,
+            capsize=3,
+        )
     source = statistics.mean(row["source"] for row in own)
     axes.plot(1, source, "o", color="0.3", label=f"source, {source:.2f} %")
     axes.axhline(source, color="0.3", linestyle=":")
@@ -118,12 +115,17 @@ def draw(title: str, axis: str, own: Sequence[Row], others: Sequence[Row], out: 
     axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.grid(alpha=0.3)
     if published:
-        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+        said = "published: other sources, as reported,\nsome of the best epoch"
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0), title=said, title_fontsize=7)
     else:
         axes.legend(fontsize=8, loc="lower left")
     out.parent.mkdir(parents=True, exist_ok=True)
+    numbers = "; ".join(
+        f"{method}{rest}: {', '.join(f'{accuracy:.2f} at {ratio:.2f}' for ratio, accuracy, _ in marks)}"
+        for (method, rest), marks in drawn.items()
+    )
     # without a date the same rows give the same file
-    figure.savefig(out, metadata={"Date": None}, bbox_inches="tight")
+    figure.savefig(out, metadata={"Date": None, "Description": numbers}, bbox_inches="tight")
     plt.close(figure)
     print(out)
 
@@ -148,7 +150,7 @@ def main() -> None:
         others = [row for row in published if (row["net"], row["data"]) == (net, data)]
         for axis in ("macs", "stock", "kernels"):
             rows = shown(own, axis)
-            if rows:
+            if axis == "macs" or sum(map(len, lines(rows, axis).values())) > 1:  # a single time compares nothing
                 kind = axis if axis == "macs" else f"time-{axis}"
                 splits = ", ".join(sorted({row["split"] for row in rows}))
                 draw(f"{net}, {data} ({splits})", axis, rows, others, options.out / f"{net}-{data}-{kind}.svg".lower())

@@ -11,9 +11,10 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import importlib.metadata
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ RECALIBRATION = 40
 PRUNED = "pruned.pt"
 MOST, PACE, TIMED_PACE = 0.95, 0.005, 0.02
 """Of the ratio of channels; where each is timed, fewer have to do."""
+ASTRAY = {"macs": 0.01, "stock": 0.05, "kernels": 0.05}
+"""How far, relatively, what a row is matched to may be from what ours has now; times vary."""
+Row = Mapping[str, Any]
 SEARCHING = 1.0
 """Seconds of one timing there."""
 BLOCK = 4
@@ -126,12 +130,32 @@ def pruned_to(
     return best
 
 
+def check_matched(row: Row, rows: Sequence[Row], run: Path) -> None:
+    """End with a message if a peer's row is matched to what ours has no more."""
+    was = row["matched"]
+    ours = ours_of(row["key"], rows)
+    reached = ours and ours["mac_ratio_executed"]
+    if ours and was["what"] != "macs":
+        same = ours.get("machine", {}).get("cpu") == row.get("machine", {}).get("cpu")
+        reached = ours["time"][was["what"]][0]["ratio"] if same and was["what"] in ours["time"] else None
+    if reached and abs(was["target"] / reached - 1) > ASTRAY[was["what"]]:
+        raise SystemExit(
+            f"this row is matched to {was['what']} {was['target']:.3f}, and ours has {reached:.3f} now: remove the row, "
+            f"and {run}, then run this again"
+        )
+
+
+def ours_of(key: Row, rows: Sequence[Row]) -> Row | None:
+    """Return the row of ours that a peer is matched to."""
+    wanted = {**{name: value for name, value in key.items() if name != "match"}, "method": "ours"}
+    return next((row for row in rows if row["key"] == wanted), None)
+
+
 def target_of(options: argparse.Namespace, key: dict[str, Any], rows: list[dict[str, Any]]) -> float:
     """Return what the row of ours reached."""
-    wanted = {**{name: value for name, value in key.items() if name != "match"}, "method": "ours"}
-    ours = next((row for row in rows if row["key"] == wanted), None)
+    ours = ours_of(key, rows)
     if ours is None:
-        raise SystemExit(f"make the row of ours first: {wanted}")
+        raise SystemExit(f"make the row of ours first: {key | {'method': 'ours'}}")
     if options.match == "macs":
         return float(ours["mac_ratio_executed"])
     if options.match not in ours["time"]:
@@ -223,5 +247,5 @@ def peer_row(
         **accuracies(measured_ones, result.epochs), **both, "mac_ratio_executed": both["mac_ratio_effective"],
         "matched": {"what": options.match, "target": target}, "time": {},
         "split": data.test_note or "all test images",
-        "settings": {"train": dataclasses.asdict(train)},
+        "settings": {"train": dataclasses.asdict(train), "torch_pruning": importlib.metadata.version("torch-pruning")},
     }  # fmt: skip

@@ -32,8 +32,6 @@ NAMES = {
     "tp-group-norm": "Torch-Pruning, group norm",
     "tp-bn-scale": "Torch-Pruning, batch-norm scales",
 }
-PRETRAINED = {"hetcompress:resnet20": 200, "hetcompress:resnet56": 200, "hetcompress:vgg16_bn": 28}
-"""Epochs of the sources: of the public checkpoints as their authors say, of VGG16-BN in `vgg16_bn.json`."""
 PROCESSORS = {"AMD EPYC (family 26, model 2)": "Zen 5", "AMD EPYC (family 25, model 17)": "Zen 4"}
 """What processors are called in short."""
 MATCHED = {"stock": ", as fast with stock operators", "kernels": ", as fast as ours with its kernel"}
@@ -116,15 +114,12 @@ def line(seeds: Sequence[Row]) -> str:
     key = seeds[0]["key"]
     name = (
         NAMES[key["method"]] + (f", P = {key['parts']}" if "parts" in key else "") + MATCHED.get(key.get("match"), "")
-    )
-    if not is_current(seeds[0]):
-        same = load_recipe(key["recipe"]).sha256 == seeds[0]["recipe_sha256"]
-        name += f" (shapes by `{seeds[0]['settings']['shapes']['method']}`)" if same else " (an earlier recipe)"
+    ) + earlier(seeds[0])
     # the bound without any structure is not executed: its MACs are those inside the mask
     ratio = statistics.mean(row.get("mac_ratio_executed", row["mac_ratio_effective"]) for row in seeds)
     times = [time_ratio(seeds, place) for place in (0, 1)]
     epochs = seeds[0]["settings"]["train"]["epochs"]
-    before = PRETRAINED.get(seeds[0]["net"])
+    before = seeds[0]["source_epochs"]
     all_epochs = f"{epochs:g}" if before is None else f"{before} + {epochs:g}"
     weights = statistics.mean(row["weight_ratio"] for row in seeds)
     best = statistics.mean(row["best_epoch"] for row in seeds)
@@ -135,10 +130,23 @@ def line(seeds: Sequence[Row]) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
+def earlier(row: Row) -> str:
+    """Return what is said of a row that its recipe does not give any more, after its name."""
+    if is_current(row):
+        return ""
+    same = load_recipe(row["key"]["recipe"]).sha256 == row["recipe_sha256"]
+    return f" (shapes by `{row['settings']['shapes']['method']}`)" if same else " (an earlier recipe)"
+
+
 def time_ratio(seeds: Sequence[Row], place: int) -> str:
-    """Return the mean time ratio of a batch, ours with our kernel and a plain net with stock operators."""
-    found = [row["time"].get("kernels") or row["time"].get("stock") for row in seeds if row.get("time")]
+    """Return the mean time ratio of a batch, ours with our kernel and others with stock operators."""
+    found = [row["time"].get(operators(row)) for row in seeds if row.get("time")]
     return f"{statistics.mean(one[place]['ratio'] for one in found if one):.2f}" if any(found) else ""
+
+
+def operators(row: Row) -> str:
+    """Return with which operators a row stands beside others."""
+    return "kernels" if row["key"]["method"] == "ours" else "stock"
 
 
 def timed_on(seeds: Sequence[Row]) -> str:
