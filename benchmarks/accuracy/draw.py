@@ -94,7 +94,7 @@ def draw(title: str, axis: str, own: Sequence[Row], others: Sequence[Row], out: 
             fmt=MARKS[method] + ("--" if rest else "-"),
             color=f"C{list(NAMES).index(method)}",
             alpha=0.4 if rest else 1.0,
-            label=NAMES[method].partition(':')[0] + rest.replace("`", ""),
+            label=NAMES[method].partition(":")[0] + rest.replace("`", ""),
             markersize=7,
             capsize=3,
         )

@@ -140,8 +140,8 @@ def check_matched(row: Row, rows: Sequence[Row], run: Path) -> None:
         reached = ours["time"][was["what"]][0]["ratio"] if same and was["what"] in ours["time"] else None
     if reached and abs(was["target"] / reached - 1) > ASTRAY[was["what"]]:
         raise SystemExit(
-            f"this row is matched to {was['what']} {was['target']:.3f}, and ours has {reached:.3f} now: remove the row, "
-            f"and {run}, then run this again"
+            f"this row is matched to {was['what']} {was['target']:.3f}, and ours has {reached:.3f} now: remove the "
+            f"row and {run}, then run this again"
         )
 
 
