@@ -62,12 +62,13 @@ def test_every_recipe_fits_the_commands_and_its_net(hc, name):
     assert ShapeSettings(**target).has_target == shapes.learnable
 
 
-CIFAR = ["cifar10-resnet20-5x", "lhc-cifar10-vgg16-rigid", "hetconv-cifar10-vgg16bn-p4"]
+CIFAR = ["cifar10-resnet20-5x", "cifar100-resnet56-2x", "lhc-cifar10-vgg16-rigid", "hetconv-cifar10-vgg16bn-p4"]
+IMAGENET = [name for name in recipe_names() if "imagenet" in name and "vgg16" not in name]  # half a gigabyte of weights
 
 
 @pytest.mark.parametrize("name", CIFAR)
 def test_recipes_for_small_images_run(hc, images, tmp_path, name):
-    root = images("cifar10", ("train", "test"), 32).parent
+    root = images(load_recipe(name).options["finetune"]["data"], ("train", "test"), 32).parent
     # a small net and two classes, as the tiny data has, and everything else as the recipe says
     checkpoint(tmp_path, "hetcompress:resnet20", num_classes=2)
     finer = ("--group-out", 4, "--group-in", 4) if name.startswith("lhc") else ()
@@ -81,8 +82,8 @@ def test_recipes_for_small_images_run(hc, images, tmp_path, name):
     assert recorded["finetune"]["train"]["batch_size"] == 3
 
 
-def test_recipes_for_large_images_run(hc, images, tmp_path):
-    name = "imagenet-mobilenetv2-1.5x"  # the smallest net of its kind
+@pytest.mark.parametrize("name", IMAGENET)
+def test_recipes_for_large_images_run(hc, images, tmp_path, name):
     root = images("imagenet", ("train", "val"), 40)
     checkpoint(tmp_path, load_recipe(name).options["convert"]["arch"], num_classes=2)
     code, _, err = hc("convert", "model.pt", "--recipe", name, "--input-size", 3, 32, 32)
@@ -173,7 +174,7 @@ def test_a_target_that_is_too_hard_is_said_early(hc, digits, tmp_path):
     pytest.importorskip("sklearn")
     train_briefly(tmp_path / "model.pt")
     hc("convert", "model.pt", *digits)
-    options = ("finetune", "--data", "digits", "-b", 32, "--max-steps", 8)
+    options = ("finetune", "--data", "digits", "-b", 32, "--max-steps", 80, "--stage1", 0.6)
     code, _, err = hc(*options, "--mac-ratio", 12, "--lr", 1e-4)
     assert code == 0, err
     assert err.index("NOTE: MAC ratio 12 is hard for this model") < err.index("after stage 2")
