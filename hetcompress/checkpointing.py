@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import json
 import pickle
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from hetcompress.errors import HetCompressError, InputError, first_line
 from hetcompress.files import write_bytes
 
-__all__ = ["Checkpoints", "InterruptedRunError", "Interruption", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoints", "InterruptedRunError", "Interruption", "differences", "load_checkpoint", "save_checkpoint"]
 
 FORMAT = 1
 
@@ -80,16 +81,19 @@ class Checkpoints:
         every: Steps between two of them.
         resume: Go on from the file, if it exists.
         fingerprint: Identifies the settings and the source; a state with another one is not taken up.
+        settings: The settings in words, to say which of them differ.
     """
 
     path: Path
     every: int = 200
     resume: bool = True
     fingerprint: str = ""
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def save(self, state: dict[str, Any]) -> None:
         """Write a state."""
-        save_checkpoint(self.path, {"fingerprint": self.fingerprint, **state})
+        own = {"fingerprint": self.fingerprint, "settings": json.dumps(self.settings)}
+        save_checkpoint(self.path, {**own, **state})
 
     def load(self) -> dict[str, Any] | None:
         """Return the state to go on from, or None.
@@ -103,10 +107,28 @@ class Checkpoints:
         if state["fingerprint"] != self.fingerprint:
             raise InputError(
                 f"checkpoint {self.path}",
-                expected="one of the same settings", found="one of other settings",
+                expected="one of the same settings",
+                found=f"one of {differences(json.loads(state.get('settings', '{}')), self.settings)}",
                 fix="pass --resume never to start anew, or the settings of the interrupted run",
             )  # fmt: skip
         return state
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Return in words which settings of two nested tables differ."""
+    before, now = _flat(old), _flat(new)
+    found = [
+        f"{name} {before[name]}, now {now[name]}" for name in before.keys() & now.keys() if before[name] != now[name]
+    ]
+    return f"other settings ({'; '.join(sorted(found))})" if found else "other settings or data"
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return innermost names and values, as JSON has them."""
+    flat: dict[str, str] = {}
+    for name, value in settings.items():
+        flat |= _flat(value) if isinstance(value, Mapping) else {name: json.dumps(value)}
+    return flat
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -22,6 +22,8 @@ LIMIT = 0.06
 """Share of the source's accuracy that may be lost without a note."""
 FURTHEST = 0.5
 """Of the logarithm of a target: what is named as the next easier keeps at least so much of it."""
+SHORTEST = 2.0
+"""Epochs of the shortest runs that the limit is known of."""
 
 BEFORE, AFTER = "source", "after recalibration"
 
@@ -35,31 +37,35 @@ class TooHard:
         target: As it was asked for.
         easier: The next easier target of the same unit that is worth a try.
         lost: Share of the source's accuracy that was gone after recalibration.
-        max_steps: What ended the training early, if anything.
+        epochs: How long the whole run is.
     """
 
     unit: str
     target: float
     easier: float
     lost: float
-    max_steps: int | None = None
+    epochs: float
 
     def __str__(self) -> str:
-        longer = "more epochs" if self.max_steps is None else f"more than --max-steps {self.max_steps}"
-        return (
+        said = (
             f"{self.unit} {self.target:g} is hard for this model: after recalibration {self.lost:.0%} of the source's "
-            f"accuracy is gone, and training the weights may not bring it all back; next easier to try: {self.unit} "
-            f"{self.easier:.3g}, or {longer}, or finer groups"
+            "accuracy is gone, and training the weights may not bring it all back; "
         )
+        if self.epochs < SHORTEST:
+            return (
+                f"{said}{self.epochs:.2g} epochs are too few to tell: give it more first, then finer groups, or "
+                f"{self.unit} {self.easier:.3g}"
+            )
+        return f"{said}next easier to try: {self.unit} {self.easier:.3g}, or more epochs, or finer groups"
 
 
-def too_hard(budget: Budget, accuracies: Mapping[str, Accuracy], max_steps: int | None = None) -> TooHard | None:
+def too_hard(budget: Budget, accuracies: Mapping[str, Accuracy], epochs: float) -> TooHard | None:
     """Return what is to be said of a target, or None where it is not too hard, or nothing was measured.
 
     Args:
         budget: What was pruned to.
         accuracies: What fine-tuning has measured, by its name.
-        max_steps: What ended the training early, if anything.
+        epochs: How long the whole run is, both stages.
     """
     if BEFORE not in accuracies or AFTER not in accuracies or accuracies[BEFORE].correct == 0:
         return None
@@ -67,4 +73,4 @@ def too_hard(budget: Budget, accuracies: Mapping[str, Accuracy], max_steps: int 
     if lost <= LIMIT:
         return None
     easier = budget.target ** max(LIMIT / lost, FURTHEST)
-    return TooHard(budget.unit, budget.target, easier, lost, max_steps)
+    return TooHard(budget.unit, budget.target, easier, lost, epochs)

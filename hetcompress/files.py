@@ -23,7 +23,7 @@ __all__ = [
     "write_text",
 ]
 
-WRONG_NAME = {errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG}
+WRONG_NAME = {errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 

@@ -239,11 +239,17 @@ class _Run:
 
     @property
     def verdict(self) -> TooHard | None:
-        """What is to be said of the target; nothing of a pattern that is fixed."""
-        if not self.learnable or self.budget is None:
+        """What is to be said of the target; nothing of a pattern that is fixed, or where the haste is to blame."""
+        if not self.learnable or self.budget is None or self.hasty:
             return None
         decided = deciding(named_modules_of(self.model, HetConv2d), self.budget)
-        return too_hard(decided, self.accuracies, self.train.max_steps)
+        return too_hard(decided, self.accuracies, self.total / self.steps_per_epoch)
+
+    @property
+    def hasty(self) -> bool:
+        """Whether stage 1 ends before shapes are chosen in it."""
+        every = self.shapes.every
+        return self.learnable and self.boundary <= every * math.ceil(LEARNERS[self.shapes.method].warm_steps / every)
 
     def recalibrate(self) -> None:
         """Measure batch-norm statistics on augmented training images, in an order that is not trained on."""
@@ -255,11 +261,11 @@ class _Run:
     def go(self) -> Finetuned:
         """Run to the end."""
         if self.stage == 1:
-            if self.learnable and self.learner is not None and self.boundary <= self.learner.first_choice:
+            if self.hasty:
                 self.reporter.warn(
-                    f"stage 1 has {self.boundary} steps, and --method {self.shapes.method} first chooses shapes after "
-                    f"{self.learner.first_choice}: all are chosen at its end at once, which costs accuracy; train for "
-                    "more epochs, or give stage 1 more of them by --stage1"
+                    f"stage 1 ends after step {self.boundary}, before --method {self.shapes.method} first chooses "
+                    "shapes: all are chosen at once, which costs accuracy; train for more epochs, or give stage 1 more "
+                    "of them by --stage1"
                 )
             if self.step < self.boundary:
                 self.trainer.run(

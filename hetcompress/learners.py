@@ -7,7 +7,6 @@ backward pass, and at the end say what every shape is worth.
 from __future__ import annotations
 
 import abc
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,8 +38,8 @@ class ShapeLearner(abc.ABC):
     """What stage 1 does beside training the weights."""
 
     trains_logits: bool
-    first_choice: int = 0
-    """Steps of stage 1 after which shapes are chosen for the first time."""
+    warm_steps: int = 0
+    """Steps of stage 1 before shapes can be chosen in it."""
 
     def before_forward(self, progress: float) -> None:  # noqa: B027  most learners do nothing
         """Prepare the layers for a step; all that is set here must follow from `progress`, for resumed runs."""
@@ -146,13 +145,14 @@ class ScheduleLearner(ShapeLearner):
     """
 
     trains_logits = False
+    warm_steps = 1
+    """At the first step everything may be kept still."""
 
     def __init__(self, layers: Layers, budget: Budget, *, ramp: float, every: int) -> None:
         self.layers = layers
         self.budget = budget
         self.ramp = ramp
         self.every = every
-        self.first_choice = every  # at step 0 all may be kept still
 
     @abc.abstractmethod
     def scores(self) -> dict[str, Tensor]:
@@ -198,11 +198,10 @@ class SensitivityLearner(ScheduleLearner):
 
     momentum = 0.98
     warm_steps = 32
-    """Steps before the first choice, so that the averages mean something."""
+    """So that the averages mean something."""
 
     def __init__(self, layers: Layers, budget: Budget, *, ramp: float, every: int) -> None:
         super().__init__(layers, budget, ramp=ramp, every=every)
-        self.first_choice = math.ceil(self.warm_steps / every) * every
         self.averages = {name: torch.zeros_like(layer.group_masks()) for name, layer in layers.items()}
         for name, layer in layers.items():
             layer.tap_probe = torch.zeros_like(self.averages[name], requires_grad=True)

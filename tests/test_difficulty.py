@@ -25,7 +25,7 @@ def accuracies(source, after):
 
 @given(st.integers(1, 1000), st.integers(0, 1000), st.floats(1.001, 1000))
 def test_the_next_target_is_easier_and_no_easier_than_it_must_be(source, after, ratio):
-    said = too_hard(budget("MAC ratio", ratio), accuracies(source, after))
+    said = too_hard(budget("MAC ratio", ratio), accuracies(source, after), 3.5)
     assume(abs(lost := 1 - after / source - LIMIT) > 1e-9)
     if lost < 0:
         assert said is None
@@ -34,14 +34,20 @@ def test_the_next_target_is_easier_and_no_easier_than_it_must_be(source, after, 
 
 
 def test_a_net_in_ruins_is_not_sent_back_to_the_source():
-    assert too_hard(budget("MAC ratio", 16.0), accuracies(1000, 200)).easier == pytest.approx(4.0)
-    assert too_hard(budget("density", 0.04), accuracies(1000, 100)).easier == pytest.approx(0.2)
+    assert too_hard(budget("MAC ratio", 16.0), accuracies(1000, 200), 3.5).easier == pytest.approx(4.0)
+    assert too_hard(budget("density", 0.04), accuracies(1000, 100), 3.5).easier == pytest.approx(0.2)
+
+
+def test_of_a_short_run_the_epochs_are_blamed_first():
+    short, long = (str(too_hard(budget("MAC ratio", 9.0), accuracies(1000, 880), epochs)) for epochs in (0.5, 2.0))
+    assert "0.5 epochs are too few to tell: give it more first, then finer groups, or MAC ratio 3" in short
+    assert long.endswith("next easier to try: MAC ratio 3, or more epochs, or finer groups")
 
 
 def test_twice_the_limit_halves_the_ratio_on_its_scale():
-    said = too_hard(budget("MAC ratio", 9.0), accuracies(1000, 880))
+    said = too_hard(budget("MAC ratio", 9.0), accuracies(1000, 880), 3.5)
     assert said.easier == pytest.approx(3.0)
-    assert too_hard(budget("density", 0.04), accuracies(1000, 880)).easier == pytest.approx(0.2)
+    assert too_hard(budget("density", 0.04), accuracies(1000, 880), 3.5).easier == pytest.approx(0.2)
     assert "MAC ratio 9 is hard for this model: after recalibration 12% of the source's accuracy is gone" in str(said)
 
 
@@ -68,5 +74,5 @@ def test_the_limit_parts_the_runs_of_the_benchmark():
 
 
 def test_nothing_is_said_of_what_was_not_measured():
-    assert too_hard(budget("density", 0.1), {}) is None
-    assert too_hard(budget("density", 0.1), accuracies(0, 0)) is None
+    assert too_hard(budget("density", 0.1), {}, 3.5) is None
+    assert too_hard(budget("density", 0.1), accuracies(0, 0), 3.5) is None

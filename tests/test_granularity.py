@@ -16,6 +16,7 @@ from hetcompress.kept_costs import kept_cost
 from hetcompress.lowering import LOWERINGS
 from hetcompress.models import MODELS
 from hetcompress.nn import HetConv2d, LearnableHetConv2d
+from hetcompress.planning import TimedGrain
 from hetcompress.pruning import magnitudes, prune, worths
 from hetcompress.shapes import SetShapes
 from hetcompress.surgery import named_modules_of
@@ -118,6 +119,30 @@ def test_the_command_line_takes_granularities(hc, tmp_path, monkeypatch, name):
     code, out, err = hc("prune", "--mac-ratio", 1.5)
     assert code == 0, err
     assert hc("report", "--no-latency")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "compiled", "said"),
+    [
+        ((), True, "on ort-cpu, with our kernel (--no-kernels: without)"),
+        ((), False, "on ort-cpu, without our kernel"),
+        (("--no-kernels",), True, "on ort-cpu, without our kernel"),
+    ],
+)
+def test_auto_counts_on_our_kernel_where_it_was_compiled(hc, digits, tmp_path, monkeypatch, options, compiled, said):
+    asked = []
+
+    def choose(_model, names, _example, settings):
+        asked.append(settings.kernels)
+        grain = GRANULARITIES["whole"](nn.Conv2d(16, 16, 3))
+        return {name: TimedGrain("whole", grain, {}, {}) for name in names}
+
+    monkeypatch.setattr("hetcompress.pipeline._convert.choose_granularities", choose)
+    monkeypatch.setattr("hetcompress.pipeline._convert.available", lambda: (compiled, ""))
+    code, out, err = hc("convert", "model.pt", *digits, "--granularity", "auto", "--dry-run", *options)
+    assert code == 0, err
+    assert said in out
+    assert asked == ["with our" in said]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from hetcompress.cli.options import (
     Threads,
     plan_settings,
 )
-from hetcompress.cli.recipes import FromRecipe, recorded
+from hetcompress.cli.recipes import FromRecipe, recorded, say_what_differs
 
 __all__ = ["finetune"]
 
@@ -176,6 +176,7 @@ def finetune(
         density=density, mac_ratio=mac_ratio, latency_ratio=latency_ratio, method=method, penalty=penalty,
         stage1=stage1, ramp=ramp, calibration=calibration,
     )  # fmt: skip
+    say_what_differs(recipe, run, arch)
     with progress.TrainingProgress() as reporter:
         result = pipeline.finetune(
             run, data=settings, train=train, shapes=shapes,

@@ -23,6 +23,7 @@ __all__ = [
     "Download",
     "Json",
     "Kernels",
+    "KernelsByTime",
     "KernelsOnTheWay",
     "KernelsOrNot",
     "LatencyRatio",
@@ -119,6 +120,14 @@ Kernels = Annotated[
     typer.Option(
         "--kernels/--no-kernels",
         help="Let layers run in the project's own kernel; an ONNX file then needs its library registered.",
+    ),
+]
+KernelsByTime = Annotated[
+    Optional[bool],  # noqa: UP045
+    typer.Option(
+        "--kernels/--no-kernels",
+        help="Of granularity auto: count on the project's own kernel, or not. [where it was compiled]",
+        show_default=False,
     ),
 ]
 KernelsOnTheWay = Annotated[

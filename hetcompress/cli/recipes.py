@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Optional, Union, get_args, get_origin
 
 import typer
@@ -15,12 +16,13 @@ from hetcompress.errors import InputError, UsageError
 from hetcompress.recipes import load_recipe
 from hetcompress.registry import suggestion
 
-__all__ = ["FromRecipe", "RecipeCommand", "recorded"]
+__all__ = ["FromRecipe", "RecipeCommand", "recorded", "say_what_differs"]
 
 BY_HAND = {
     "--recipe",
     "--run",
     "--force",
+    "--resume",
     "--dry-run",
     "--json",
     "--quiet",
@@ -153,6 +155,45 @@ FromRecipe = Annotated[
         help="Take options from a recipe (`hetcompress list recipes`) or a file; those given here win.",
     ),
 ]
+
+
+def say_what_differs(recipe: str | None, run: Path, arch: str | None) -> None:
+    """Warn of a run that was not converted as the recipe says.
+
+    Args:
+        recipe: The recipe that the run is to be trained by.
+        run: Its folder.
+        arch: The user's own factory, where the run was made with one.
+    """
+    if recipe is None:
+        return
+    from hetcompress.artifacts import RunFolder
+    from hetcompress.cli import console
+
+    read = load_recipe(recipe)
+    folder = RunFolder.open(run, factory=arch)
+    stage = folder.stage("convert") or {}
+    if stage.get("recipe") == read.to_json():
+        return
+    used = {name.replace("_", "-"): value for name, value in stage.get("settings", {}).items()}
+    used["arch"] = folder.manifest["architecture"]["spec"]
+    said = {**{key: None for key in SHAPES if key in used}, **read.options["convert"]}
+    differ = [
+        f"{key} {_plain(key, used[key])}, there {_plain(key, value)}"
+        for key, value in said.items()
+        if key in used and _plain(key, used[key]) != _plain(key, value)
+    ]
+    if differ:
+        console.warn(f"{run} was not converted as recipe {read.name} says: {'; '.join(differ)}")
+
+
+SHAPES = ("family", "group-out", "group-in", "granularity")
+HABITS = {"family": "free", "granularity": "vector"}
+
+
+def _plain(key: str, value: Any) -> str:
+    """Return a value as text, where it is left out the one that is meant."""
+    return str(HABITS.get(key, "by family") if value is None else value)
 
 
 def recorded(recipe: str | None) -> dict[str, str] | None:

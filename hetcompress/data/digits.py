@@ -28,7 +28,7 @@ def open_digits(request: Request) -> DataSource:
         from sklearn.datasets import load_digits
     except ImportError:
         raise InputError(
-            "data digits", expected="scikit-learn", found="it is not installed", fix='pip install "hetcompress[demo]"'
+            "data digits", expected="scikit-learn", found="it is not installed", fix="pip install scikit-learn"
         ) from None
     bunch = load_digits()
     labels = bunch.target.astype(np.int64)

@@ -175,7 +175,7 @@ def _timm_factory(name: str) -> Callable[..., nn.Module]:
         import timm
     except ImportError:
         raise UsageError(
-            f"--arch timm:{name}", expected="timm", found="it is not installed", fix='pip install "hetcompress[timm]"'
+            f"--arch timm:{name}", expected="timm", found="it is not installed", fix="pip install timm"
         ) from None
     if not timm.is_model(name):
         raise UsageError(f"--arch timm:{name}", found="no such model", fix=suggestion(name, timm.list_models()))

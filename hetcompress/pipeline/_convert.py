@@ -18,10 +18,11 @@ from hetcompress.conversion import convert as convert_model
 from hetcompress.cost import LayerCost, layer_macs
 from hetcompress.errors import InputError, UsageError, VerificationError, first_line
 from hetcompress.granularity import GRANULARITIES, Grain
+from hetcompress.kernels import available
 from hetcompress.models import InputSpec, LoadedModel, load_model
 from hetcompress.nn import GroupSize
 from hetcompress.pipeline._common import random_images
-from hetcompress.planning import FAST, PlanSettings, TimedGrain, choose_granularities
+from hetcompress.planning import DEFAULT, PlanSettings, TimedGrain, choose_granularities
 from hetcompress.registry import suggestion
 from hetcompress.run_files import check_free
 from hetcompress.shapes import build_family
@@ -50,6 +51,7 @@ class Converted:
         exact: Whether the families promise a difference of 0.
         granularities: By layer, for people: a named granularity, or family and channel groups.
         notes: What was assumed about the checkpoint, in words.
+        timed: How the granularity "auto" measured; None of others.
     """
 
     run: Path | None
@@ -63,6 +65,7 @@ class Converted:
     exact: bool
     granularities: dict[str, str]
     notes: tuple[str, ...] = ()
+    timed: PlanSettings | None = None
 
 
 def _check_images(size: tuple[int, int, int] | None, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
@@ -155,7 +158,7 @@ def convert(
     group_out: GroupSize | None = None,
     group_in: GroupSize | None = None,
     granularity: str | None = None,
-    plan: PlanSettings = FAST,
+    plan: PlanSettings = DEFAULT,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     input_size: tuple[int, int, int] | None = None,
@@ -179,7 +182,7 @@ def convert(
         group_out: Filters that share a shape; None takes the family's habit.
         group_in: Input channels that share a shape; None takes the family's habit.
         granularity: A registered one in place of family and groups, or "auto", which chooses for each layer by time.
-        plan: Where "auto" measures.
+        plan: Where "auto" measures; with our kernel where that is left open and it was compiled.
         include: Patterns of layers to convert.
         exclude: Patterns of layers to leave dense.
         input_size: Channels, height, width of an image, where the architecture does not say.
@@ -209,6 +212,7 @@ def convert(
     chosen = [layer.name for layer in plan_conversion(loaded.model, **patterns) if layer.converted]
     timed: dict[str, TimedGrain] = {}
     if granularity == AUTO:
+        plan = _with_our_kernel(plan)
         timed = choose_granularities(loaded.model, chosen, random_images(spec, 1), plan)
     grains = {
         name: timed[name].grain if name in timed else preset(convs[name]) if preset else common for name in chosen
@@ -254,7 +258,15 @@ def convert(
         exact,
         named,
         loaded.notes,
+        plan if granularity == AUTO else None,
     )
+
+
+def _with_our_kernel(plan: PlanSettings) -> PlanSettings:
+    """Return a plan with our kernel, where that is left open, it was compiled here, and the target executes it."""
+    if plan.kernels is not None:
+        return plan
+    return dataclasses.replace(plan, kernels=plan.target != "torch-cuda" and available()[0])
 
 
 def _manifest(

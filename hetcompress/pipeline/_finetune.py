@@ -16,7 +16,7 @@ from torch import nn
 from hetcompress.allocation import check_reachable
 from hetcompress.artifacts import RunFolder
 from hetcompress.budgets import Budget
-from hetcompress.checkpointing import Checkpoints
+from hetcompress.checkpointing import Checkpoints, differences
 from hetcompress.errors import UsageError
 from hetcompress.files import sha256_of, write_text
 from hetcompress.finetuning import Pruner
@@ -99,7 +99,11 @@ def finetune(
     if resume == "auto" and (finished := folder.finished("finetune", fingerprint)) is not None:
         reporter.note("these settings were trained to the end before; --resume never trains anew")
         return Pruned.from_record(folder.path, finished)
+    checkpoints = Checkpoints(
+        folder.checkpoint, checkpoint_every, resume == "auto", fingerprint, _that_count(settings)
+    )  # fmt: skip
     if folder.stage("finetune") is not None:
+        _check_replaceable(folder, settings, resume)
         reporter.note(
             f"what was trained in {folder.path} before is replaced when this ends, with its reports and exports"
         )
@@ -112,7 +116,7 @@ def finetune(
             shapes=shapes,
             budget=budget,
             pruner=pruner,
-            checkpoints=Checkpoints(folder.checkpoint, checkpoint_every, resume == "auto", fingerprint),
+            checkpoints=checkpoints,
             reporter=_Recording(folder.metrics, reporter),
             device=device,
         )
@@ -136,6 +140,21 @@ def _check(stage: str, resume: str, shapes: ShapeSettings) -> None:
         )  # fmt: skip
 
 
+def _check_replaceable(folder: RunFolder, settings: Mapping[str, Any], resume: str) -> None:
+    """Refuse to train over what other settings have trained, unless that is asked for or under way already."""
+    if resume == "never" or settings["stage"] == "fine":  # which trains on what was trained
+        return
+    if folder.checkpoint.exists():  # one of other settings is refused when it is read
+        return
+    trained = folder.stage("finetune") or {}
+    before = {name: trained[name] for name in settings if name in trained}
+    raise UsageError(
+        f"run {folder.path}", expected="no finished training but one of the same settings",
+        found=f"one of {differences(_that_count(before), _that_count(settings))}",
+        fix="pass --resume never to train anew and replace it, or convert into another folder (--run)",
+    )  # fmt: skip
+
+
 def _reachable(model: nn.Module, budget: Budget) -> Budget:
     """Return a budget of a converted model, unless it cannot be met."""
     check_reachable(named_modules_of(model, LearnableHetConv2d), budget)
@@ -150,10 +169,17 @@ def _aimed(folder: RunFolder, model: nn.Module, ratio: float, plan: PlanSettings
 
 def fingerprint_of(settings: Mapping[str, Any], weights: Path, classes: Sequence[str], images: int) -> str:
     """Identify what a training belongs to: settings that move numbers, the data, the weights that it starts from."""
-    data = {name: value for name, value in settings["data"].items() if name not in ("root", "download", "workers")}
-    data |= {"classes": list(classes), "images": images}  # in place of the folder, which may have been moved
-    text = json.dumps({**settings, "data": data, "weights": sha256_of(weights)}, sort_keys=True)
+    counting = _that_count(settings)
+    # in place of the folder, which may have been moved
+    counting["data"] |= {"classes": list(classes), "images": images}
+    text = json.dumps({**counting, "weights": sha256_of(weights)}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _that_count(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that move numbers."""
+    data = settings.get("data", {}).items()
+    return {**settings, "data": {name: value for name, value in data if name not in ("root", "download", "workers")}}
 
 
 def _device(name: str) -> str:

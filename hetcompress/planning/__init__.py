@@ -5,11 +5,10 @@ from hetcompress.planning.automatic import plan, settled
 from hetcompress.planning.granularity import TimedGrain, choose_granularities
 from hetcompress.planning.measured import Measured
 from hetcompress.planning.prices import layer_prices
-from hetcompress.planning.whole import DEFAULT, FAST, FEWEST_MACS, PLANS, Plan, PlanSettings
+from hetcompress.planning.whole import DEFAULT, FEWEST_MACS, PLANS, Plan, PlanSettings
 
 __all__ = [
     "DEFAULT",
-    "FAST",
     "FEWEST_MACS",
     "PLANS",
     "Aim",

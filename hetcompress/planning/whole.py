@@ -25,7 +25,7 @@ from hetcompress.planning.timings import Decided, Timings
 from hetcompress.registry import suggestion
 from hetcompress.surgery import named_modules_of
 
-__all__ = ["DEFAULT", "FAST", "FEWEST_MACS", "PLANS", "Plan", "PlanSettings", "settled_plan"]
+__all__ = ["DEFAULT", "FEWEST_MACS", "PLANS", "Plan", "PlanSettings", "settled_plan"]
 
 PLANS = {
     "measured": "the form that is fastest on this machine; dense where none is faster",
@@ -111,7 +111,6 @@ class PlanSettings:
 
 DEFAULT = PlanSettings(plan="fast", kernels=None)
 """Of what is exported, and of targets of time."""
-FAST = PlanSettings(plan="fast")
 FEWEST_MACS = PlanSettings(plan="macs")
 
 

@@ -73,7 +73,7 @@ def load_recipe(recipe: str) -> Recipe:
     if not recipe.endswith(SUFFIX) and recipe not in recipe_names():
         raise UsageError(
             f"--recipe {recipe}", expected=f"a recipe's name, or a file that ends in {SUFFIX}",
-            found="neither", fix=suggestion(recipe, recipe_names()),
+            found="neither", fix=f"{suggestion(recipe, recipe_names())}; `hetcompress list recipes` shows all",
         )  # fmt: skip
     path = Path(recipe) if recipe.endswith(SUFFIX) else SHIPPED / f"{recipe}{SUFFIX}"
     where = f"recipe {path}"
@@ -82,7 +82,10 @@ def load_recipe(recipe: str) -> Recipe:
         read = tomllib.loads(data.decode())
     except OSError as error:
         raise InputError(
-            where, expected="a readable file", found=error.strerror or str(error), fix="make it readable"
+            where,
+            expected="a readable file",
+            found=error.strerror or str(error),
+            fix="check the path and who may read it",
         ) from None
     except ValueError as error:  # of TOML, and of UTF-8
         raise InputError(where, expected="TOML", found=str(error), fix="correct the file") from None

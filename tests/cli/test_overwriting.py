@@ -5,6 +5,7 @@ import pytest
 from hetcompress.errors import UsageError
 from hetcompress.pipeline._finetune import fingerprint_of
 from hetcompress.run_files import alone
+from hetcompress.training import Trainer
 
 SMOKE = ("finetune", "--data", "digits", "--max-steps", 6, "-b", 32)
 
@@ -36,9 +37,38 @@ def test_what_is_trained_to_the_end_is_not_trained_again(hc, digits, tmp_path):
     assert first[1] in out
     assert (tmp_path / "hetrun" / "pruned.safetensors").stat().st_mtime_ns == before
     code, _, err = hc(*SMOKE, "--lr", 0.02)
-    assert code == 0, "other settings are trained"
+    assert code == 2
+    assert (
+        "run hetrun: expected no finished training but one of the same settings, found one of other settings "
+        "(lr 0.03, now 0.02). Fix: pass --resume never to train anew and replace it" in err
+    )
+    assert (tmp_path / "hetrun" / "pruned.safetensors").stat().st_mtime_ns == before
+    code, _, err = hc(*SMOKE, "--lr", 0.02, "--resume", "never")
+    assert code == 0, err
     assert "what was trained in hetrun before is replaced when this ends, with its reports and exports" in err
     assert (tmp_path / "hetrun" / "pruned.safetensors").stat().st_mtime_ns > before
+
+
+def test_what_is_to_replace_a_training_goes_on_after_a_kill(hc, digits, monkeypatch):
+    hc("convert", "model.pt", *digits)
+    assert hc(*SMOKE)[0] == 0
+    steps = Trainer._step
+
+    def step(self, number, *arguments):
+        if number == 4:
+            raise KeyboardInterrupt  # which asks for no more than to end at once
+        steps(self, number, *arguments)
+
+    again = (*SMOKE, "--lr", 0.02, "--checkpoint-every", 2)
+    with monkeypatch.context() as patches:
+        patches.setattr(Trainer, "_step", step)
+        assert hc(*again, "--resume", "never")[0] == 130
+    code, _, err = hc(*again, "--lr", 0.04)
+    assert code == 3
+    assert "expected one of the same settings, found one of other settings (lr 0.02, now 0.04)" in err
+    code, _, err = hc(*again)
+    assert code == 0, err
+    assert "resumed at step 4 of 6" in err
 
 
 def test_the_same_prune_again_leaves_what_was_made_of_it(hc, digits, tmp_path):

@@ -118,6 +118,21 @@ def test_options_by_hand_win_and_displace_what_excludes_them(hc, digits, tmp_pat
     assert shapes["mac_ratio"] is not None, "only stage fine excludes a target"
 
 
+def test_a_run_that_was_converted_otherwise_than_the_recipe_says(hc, digits, tmp_path):
+    (tmp_path / "one.toml").write_text(
+        'about = "one"\n[convert]\narch = "hetcompress:digits_net"\ngranularity = "vector8"\n'
+        '[finetune]\ndata = "digits"\nbatch-size = 32\nmax-steps = 3\n'
+    )
+    hc("convert", "model.pt", *digits)
+    code, _, err = hc("finetune", "--recipe", "one.toml", "-q")
+    assert code == 0, err
+    assert "NOTE: hetrun was not converted as recipe one says: granularity vector, there vector8\n" in err
+    hc("convert", "model.pt", "--recipe", "one.toml", "--arch-arg", "width=16", "--run", "by recipe")
+    code, _, err = hc("finetune", "--recipe", "one.toml", "--run", "by recipe", "-q")
+    assert code == 0, err
+    assert "was not converted" not in err
+
+
 def test_an_architecture_by_hand_displaces_arguments_of_the_recipe_s_own(hc, tmp_path):
     checkpoint(tmp_path, "hetcompress:resnet20", num_classes=10)
     (tmp_path / "vgg.toml").write_text('[convert]\narch = "hetcompress:vgg16"\narch-arg = ["batch_norm=true"]\n')
@@ -174,7 +189,7 @@ def test_a_target_that_is_too_hard_is_said_early(hc, digits, tmp_path):
     pytest.importorskip("sklearn")
     train_briefly(tmp_path / "model.pt")
     hc("convert", "model.pt", *digits)
-    options = ("finetune", "--data", "digits", "-b", 32, "--max-steps", 80, "--stage1", 0.6)
+    options = ("finetune", "--data", "digits", "-b", 32, "--max-steps", 100, "--stage1", 0.5)
     code, _, err = hc(*options, "--mac-ratio", 12, "--lr", 1e-4)
     assert code == 0, err
     assert err.index("NOTE: MAC ratio 12 is hard for this model") < err.index("after stage 2")
@@ -184,7 +199,7 @@ def test_a_target_that_is_too_hard_is_said_early(hc, digits, tmp_path):
     assert f"next easier to try: MAC ratio {said['easier']:.3g}" in err
     code, _, err = hc(*options, "--mac-ratio", 12, "--lr", 1e-4, "--resume", "never", "-q")
     assert err.startswith("NOTE: MAC ratio 12 is hard for this model"), "-q leaves warnings"
-    code, _, err = hc(*options, "--mac-ratio", 1.05)
+    code, _, err = hc(*options, "--mac-ratio", 1.05, "--resume", "never")
     assert "NOTE" not in err
     assert json.loads((tmp_path / "hetrun" / "run.json").read_text())["stages"]["finetune"]["too_hard"] is None
 
