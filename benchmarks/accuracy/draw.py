@@ -24,7 +24,7 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib import ticker
 from rows import is_current
-from table import NAMES, earlier, operators
+from table import MATCHED, NAMES, earlier, operators
 
 HERE = Path(__file__).parent
 NETS = {
@@ -37,20 +37,24 @@ FORMS = {"stock": "stock operators", "kernels": "hetcompress with its kernel, ot
 HOLLOW = "ovsD^p<h>P*X"
 TICKS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
 Mark = tuple[float, float, float]
+Line = tuple[str, str, str]
+"""A method, what is said of one that was brought to a time, and of one that is no more."""
 Row = Mapping[str, Any]
 
 
-def lines(rows: Sequence[Row], axis: str) -> dict[tuple[str, str], list[Mark]]:
+def lines(rows: Sequence[Row], axis: str) -> dict[Line, list[Mark]]:
     """Return mean ratio, mean accuracy and its spread of the settings of rows that are `shown`.
 
-    Those of a method are one line, and those of recipes and defaults that are no more another.
+    Those of a method are one line, those that were brought to a time another, and so are those of recipes and defaults
+    that are no more.
     """
-    found: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[Line, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         group = json.dumps([setting(row), row["recipe_sha256"]], sort_keys=True)
-        found[row["key"]["method"], earlier(row)][group].append((ratio_of(row, axis), row["last_epoch"]))
-    order = [*itertools.product(NAMES, [""]), *((method, rest) for method, rest in found if rest)]
-    return {line: sorted(map(mean_and_spread, found[line].values())) for line in order if line in found}
+        line = (row["key"]["method"], MATCHED.get(row["key"].get("match"), ""), earlier(row))
+        found[line][group].append((ratio_of(row, axis), row["last_epoch"]))
+    order = sorted(found, key=lambda line: (line[2], list(NAMES).index(line[0]), line[1]))
+    return {line: sorted(map(mean_and_spread, found[line].values())) for line in order}
 
 
 def ratio_of(row: Row, axis: str) -> float | None:
@@ -88,13 +92,14 @@ def draw(title: str, axis: str, own: Sequence[Row], others: Sequence[Row], out: 
     """Write one figure, and what it shows in numbers into its description."""
     figure, axes = plt.subplots(figsize=(7, 4.5))
     drawn = lines(own, axis)
-    for (method, rest), marks in drawn.items():
+    for (method, matched, old), marks in drawn.items():
         axes.errorbar(
             *zip(*marks, strict=True),
-            fmt=MARKS[method] + ("--" if rest else "-"),
+            fmt=MARKS[method] + ("--" if matched or old else "-"),
             color=f"C{list(NAMES).index(method)}",
-            alpha=0.4 if rest else 1.0,
-            label=NAMES[method].partition(":")[0] + rest.replace("`", ""),
+            fillstyle="none" if matched else "full",
+            alpha=0.4 if old else 1.0,
+            label=NAMES[method].partition(":")[0] + matched + old.replace("`", ""),
             markersize=7,
             capsize=3,
         )
@@ -121,8 +126,8 @@ def draw(title: str, axis: str, own: Sequence[Row], others: Sequence[Row], out: 
         axes.legend(fontsize=8, loc="lower left")
     out.parent.mkdir(parents=True, exist_ok=True)
     numbers = "; ".join(
-        f"{method}{rest}: {', '.join(f'{accuracy:.2f} at {ratio:.2f}' for ratio, accuracy, _ in marks)}"
-        for (method, rest), marks in drawn.items()
+        f"{''.join(line)}: {', '.join(f'{accuracy:.2f} at {ratio:.2f}' for ratio, accuracy, _ in marks)}"
+        for line, marks in drawn.items()
     )
     # without a date the same rows give the same file
     figure.savefig(out, metadata={"Date": None, "Description": numbers}, bbox_inches="tight")

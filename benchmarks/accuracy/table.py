@@ -34,7 +34,7 @@ NAMES = {
 }
 PROCESSORS = {"AMD EPYC (family 26, model 2)": "Zen 5", "AMD EPYC (family 25, model 17)": "Zen 4"}
 """What processors are called in short."""
-MATCHED = {"stock": ", as fast with stock operators", "kernels": ", as fast as ours with its kernel"}
+MATCHED = {"stock": ", at our time with stock operators", "kernels": ", at our time"}
 """What is said of a peer that is not brought to the MACs of ours."""
 HEAD = """\
 | recipe | method | epochs, with the source's | seeds | MAC ratio | weight ratio | time ratio, batch 1 | batch 16 | timed on | accuracy, last epoch, % | best epoch |
