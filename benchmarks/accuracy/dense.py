@@ -35,6 +35,8 @@ def options_of() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=28)
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--cutout", type=int, default=8)
+    parser.add_argument("--smoothing", type=float, default=0.0, help="of labels")
+    parser.add_argument("--ema", type=float, default=0.0, help="decay of the weights' average that is kept; 0 is off")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="the state dict")
     options = parser.parse_args()
@@ -53,8 +55,9 @@ def main() -> None:
         augment={"cutout": options.cutout},
     )  # fmt: skip
     settings = TrainSettings(
-        epochs=options.epochs, lr=options.lr, weight_decay=5e-4, distill=0.0, features=0.0, seed=options.seed
-    )
+        epochs=options.epochs, lr=options.lr, weight_decay=5e-4, distill=0.0, features=0.0, smoothing=options.smoothing,
+        ema=options.ema, seed=options.seed,
+    )  # fmt: skip
     chosen = {"net": options.net, "data": options.data, "cutout": options.cutout, "train": dataclasses.asdict(settings)}
     steps = options.epochs * (data.train_size // settings.batch_size)
     trainer = Trainer(model, data, settings, total_steps=steps, teacher=None, device=torch.device("cpu"))
@@ -75,6 +78,7 @@ def main() -> None:
             save_checkpoint(state, {"step": step, "chosen": json.dumps(chosen), "trainer": trainer.state_dict()})
 
     trainer.run(first, steps, stage=(0, steps), hook=None, after_step=after_step)
+    model = trainer.best_model
     accuracy = evaluate(model, data.test_batches(EVALUATION_BATCH))
     buffer = io.BytesIO()
     torch.save(model.state_dict(), buffer)
