@@ -124,10 +124,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return innermost names and values, as JSON has them."""
+    """Return innermost names and values, in words."""
     flat: dict[str, str] = {}
     for name, value in settings.items():
-        flat |= _flat(value) if isinstance(value, Mapping) else {name: json.dumps(value)}
+        said = "not given" if value is None else json.dumps(value)
+        flat |= _flat(value) if isinstance(value, Mapping) else {name.replace("_", "-"): said}
     return flat
 
 

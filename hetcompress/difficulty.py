@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from hetcompress.budgets import Budget
 from hetcompress.evaluation import Accuracy
@@ -44,7 +45,13 @@ class TooHard:
     target: float
     easier: float
     lost: float
-    epochs: float
+    epochs: float = SHORTEST
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> TooHard:
+        """Build it from what a run folder has kept, also of an earlier version."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in said.items() if name in known})
 
     def __str__(self) -> str:
         said = (
@@ -53,10 +60,13 @@ class TooHard:
         )
         if self.epochs < SHORTEST:
             return (
-                f"{said}{self.epochs:.2g} epochs are too few to tell: give it more first, then finer groups, or "
-                f"{self.unit} {self.easier:.3g}"
+                f"{said}{self.epochs:.2g} epochs are too few to tell: give it more first (--epochs, --max-steps), "
+                f"then finer groups, or {self.unit} {self.easier:.3g}"
             )
-        return f"{said}next easier to try: {self.unit} {self.easier:.3g}, or more epochs, or finer groups"
+        return (
+            f"{said}next easier to try: {self.unit} {self.easier:.3g} (in another run, or with --resume never), or "
+            "more epochs, or finer groups"
+        )
 
 
 def too_hard(budget: Budget, accuracies: Mapping[str, Accuracy], epochs: float) -> TooHard | None:

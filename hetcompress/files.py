@@ -23,7 +23,7 @@ __all__ = [
     "write_text",
 ]
 
-WRONG_NAME = {errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG}
+WRONG_NAME = {errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -34,7 +34,8 @@ def cannot_write(what: Path | str, error: OSError) -> HetCompressError:
         return UsageError(where, found=found, fix="name another path")
     if error.errno in FORBIDDEN:
         return HetCompressError(where, found=found, fix="make it writable or choose another folder")
-    return HetCompressError(where, found=found, fix="free some space or choose another folder")
+    gone = error.errno == errno.ENOENT
+    return HetCompressError(where, found=found, fix=f"{'' if gone else 'free some space or '}choose another folder")
 
 
 def check_writable(path: Path) -> None:

@@ -232,8 +232,9 @@ class _Run:
         pruner = self.pruner or functools.partial(prune_nearest, self.budget, self.reporter.warn)
         self.model = self.placed(pruner(_plain(self.model), worths))
         self.measure("after pruning", self.model)
-        self.recalibrate()
-        self.measure("after recalibration", self.model)
+        if self.shapes.recalibration:
+            self.recalibrate()
+            self.measure("after recalibration", self.model)
         if self.verdict is not None:
             self.reporter.warn(str(self.verdict))
 
@@ -251,6 +252,15 @@ class _Run:
         every = self.shapes.every
         return self.learnable and self.boundary <= every * math.ceil(LEARNERS[self.shapes.method].warm_steps / every)
 
+    def warn_of_haste(self) -> None:
+        """Say it where stage 1 ends before shapes are chosen in it."""
+        if self.hasty:
+            self.reporter.warn(
+                f"stage 1 ends after step {self.boundary}, before --method {self.shapes.method} first chooses shapes: "
+                "all are chosen at once, which costs accuracy; train longer (--epochs, --max-steps), or give stage 1 "
+                "more of it by --stage1"
+            )
+
     def recalibrate(self) -> None:
         """Measure batch-norm statistics on augmented training images, in an order that is not trained on."""
         untrained = math.ceil(self.train.epochs)
@@ -261,12 +271,7 @@ class _Run:
     def go(self) -> Finetuned:
         """Run to the end."""
         if self.stage == 1:
-            if self.hasty:
-                self.reporter.warn(
-                    f"stage 1 ends after step {self.boundary}, before --method {self.shapes.method} first chooses "
-                    "shapes: all are chosen at once, which costs accuracy; train for more epochs, or give stage 1 more "
-                    "of them by --stage1"
-                )
+            self.warn_of_haste()
             if self.step < self.boundary:
                 self.trainer.run(
                     self.step, self.boundary, stage=(0, self.boundary), hook=self.learner, after_step=self.after_step
@@ -334,6 +339,8 @@ def finetune(
         if state is not None:
             run.restore(state)
             run.reporter.note(f"resumed at step {run.step} of {run.total}")
+            if run.stage == 2:
+                run.warn_of_haste()
             if run.stage == 2 and run.verdict is not None:
                 run.reporter.warn(str(run.verdict))
         else:

@@ -39,7 +39,7 @@ class ShapeLearner(abc.ABC):
 
     trains_logits: bool
     warm_steps: int = 0
-    """Steps of stage 1 before shapes can be chosen in it."""
+    """Steps of stage 1 before shapes can be chosen in it; 0 where each step moves them."""
 
     def before_forward(self, progress: float) -> None:  # noqa: B027  most learners do nothing
         """Prepare the layers for a step; all that is set here must follow from `progress`, for resumed runs."""

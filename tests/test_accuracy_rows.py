@@ -31,7 +31,7 @@ batch-size = 32
 def module(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     yield importlib.import_module
-    for name in ("rows", "table", "draw"):
+    for name in ("rows", "table", "draw", "peers", "accuracy"):
         sys.modules.pop(name, None)
 
 
@@ -136,3 +136,23 @@ def test_rows_from_the_command_line(make):
     assert same == ours
     assert peer["key"]["match"] == "macs"
     assert peer["mac_ratio_effective"] == pytest.approx(ours["mac_ratio_executed"], rel=0.1)
+
+
+def test_a_peer_that_is_matched_to_what_ours_has_no_more(module, tmp_path):
+    pytest.importorskip("torch_pruning")
+    peers = module("peers")
+    ours = {"key": {"recipe": NAME, "method": "ours", "seed": 0}, "mac_ratio_executed": 2.0, "machine": {"cpu": "one"}}
+    ours["time"] = {"kernels": [{"ratio": 1.5}]}
+
+    def peer(what, target, cpu="one"):
+        key = {"recipe": NAME, "method": "tp-magnitude", "seed": 0, "match": what}
+        return {"key": key, "matched": {"what": what, "target": target}, "machine": {"cpu": cpu}}
+
+    for fine in (peer("macs", 2.01), peer("kernels", 1.54), peer("kernels", 3.0, cpu="another")):
+        peers.check_matched(fine, [ours], tmp_path)
+    peers.check_matched(peer("macs", 9.0), [], tmp_path)
+    for gone in (peer("macs", 2.1), peer("kernels", 1.7)):
+        with pytest.raises(
+            SystemExit, match=r"this row is matched to (macs|kernels) .*, and ours has (2.000|1.500) now"
+        ):
+            peers.check_matched(gone, [ours], tmp_path)

@@ -1,5 +1,6 @@
 """When a target is called too hard, and what is named instead."""
 
+import dataclasses
 import json
 import statistics
 from pathlib import Path
@@ -9,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from hetcompress.budgets import Budget
-from hetcompress.difficulty import LIMIT, too_hard
+from hetcompress.difficulty import LIMIT, TooHard, too_hard
 from hetcompress.evaluation import Accuracy
 
 ABLATION = Path(__file__).parent.parent / "benchmarks" / "accuracy" / "ablation.jsonl"
@@ -40,8 +41,14 @@ def test_a_net_in_ruins_is_not_sent_back_to_the_source():
 
 def test_of_a_short_run_the_epochs_are_blamed_first():
     short, long = (str(too_hard(budget("MAC ratio", 9.0), accuracies(1000, 880), epochs)) for epochs in (0.5, 2.0))
-    assert "0.5 epochs are too few to tell: give it more first, then finer groups, or MAC ratio 3" in short
-    assert long.endswith("next easier to try: MAC ratio 3, or more epochs, or finer groups")
+    assert (
+        "0.5 epochs are too few to tell: give it more first (--epochs, --max-steps), then finer groups, or MAC ratio 3"
+        in short
+    )
+    assert "next easier to try: MAC ratio 3 (in another run, or with --resume never), or more epochs, or finer" in long
+    kept = {**dataclasses.asdict(too_hard(budget("MAC ratio", 9.0), accuracies(1000, 880), 2.0)), "max_steps": 6}
+    del kept["epochs"]
+    assert "next easier to try: MAC ratio 3" in str(TooHard.from_json(kept)), "of an earlier version"
 
 
 def test_twice_the_limit_halves_the_ratio_on_its_scale():

@@ -33,7 +33,6 @@ from torch import nn
 from hetcompress import pipeline
 from hetcompress.artifacts import RunFolder
 from hetcompress.cost import layer_macs
-from hetcompress.files import sha256_of
 from hetcompress.kernels import available
 from hetcompress.machine import machine
 from hetcompress.planning import FEWEST_MACS, PlanSettings
@@ -43,8 +42,8 @@ HERE = Path(__file__).parent
 BATCHES = (1, 16)
 MATCHES = ("macs", "stock", "kernels")
 PEERS = ("tp-magnitude", "tp-group-norm", "tp-bn-scale")
-SOURCE_EPOCHS = {"hetcompress:resnet20": 200, "hetcompress:resnet56": 200, "hetcompress:vgg16_bn": 28}
-"""What sources were trained for: public checkpoints as their authors say, VGG16-BN as `vgg16_bn.json` does."""
+PUBLISHED_EPOCHS = {"12fca82f": 200, "4bfd9763": 200}
+"""What public checkpoints were trained for, as their authors say, by the beginning of the SHA-256 in their names."""
 OTHER_SHAPES = {
     "ours": [],
     "dense": [],
@@ -162,9 +161,11 @@ def made(options: argparse.Namespace, key: dict[str, Any], run: Path) -> dict[st
         row = own_row(options, run)
     recipe = load_recipe(options.recipe)
     net, data = recipe.options["convert"]["arch"], recipe.options["finetune"]["data"]
+    source = RunFolder.open(run).manifest["source"]["sha256"]
+    epochs = options.source_epochs or PUBLISHED_EPOCHS.get(source[:8])
     return {
-        "key": key, "net": net, "data": data, "recipe_sha256": recipe.sha256, "source_epochs": SOURCE_EPOCHS.get(net),
-        "source_sha256": sha256_of(options.checkpoint), **row,
+        "key": key, "net": net, "data": data, "recipe_sha256": recipe.sha256, "source_epochs": epochs,
+        "source_sha256": source, **row,
     }  # fmt: skip
 
 
@@ -177,6 +178,7 @@ def main() -> None:
     parser.add_argument("--match", choices=MATCHES, default="macs", help="of a peer: what is as in the row of ours")
     parser.add_argument("--parts", type=int, default=4, help="P of hetconv")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--source-epochs", type=int, help="what the checkpoint was trained for, of public ones known")
     parser.add_argument("--epochs", type=float, help="in place of the recipe's")
     parser.add_argument("--max-steps", type=int, help="for a smoke run")
     parser.add_argument("--data-root", type=Path)

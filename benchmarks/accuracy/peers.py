@@ -136,7 +136,7 @@ def check_matched(row: Row, rows: Sequence[Row], run: Path) -> None:
     ours = ours_of(row["key"], rows)
     reached = ours and ours["mac_ratio_executed"]
     if ours and was["what"] != "macs":
-        same = ours.get("machine", {}).get("cpu") == row.get("machine", {}).get("cpu")
+        same = ours.get("machine", {}).get("cpu") == row.get("machine", {}).get("cpu", machine().cpu)
         reached = ours["time"][was["what"]][0]["ratio"] if same and was["what"] in ours["time"] else None
     if reached and abs(was["target"] / reached - 1) > ASTRAY[was["what"]]:
         raise SystemExit(
@@ -155,7 +155,7 @@ def target_of(options: argparse.Namespace, key: dict[str, Any], rows: list[dict[
     """Return what the row of ours reached."""
     ours = ours_of(key, rows)
     if ours is None:
-        raise SystemExit(f"make the row of ours first: {key | {'method': 'ours'}}")
+        raise SystemExit(f"make the row of ours first: the key of this one, {key}, with method ours and no match")
     if options.match == "macs":
         return float(ours["mac_ratio_executed"])
     if options.match not in ours["time"]:
@@ -230,8 +230,11 @@ def peer_row(
     total = round(train.epochs * (data.train_size // train.batch_size))
     total = min(total, train.max_steps or total)
     first = 0 if options.method == "tp-magnitude" else round(SPARSE_SHARE * total)
-    kept = run / PRUNED
-    if not kept.exists():
+    kept, aimed = run / PRUNED, (run / PRUNED).with_suffix(".json")
+    if kept.exists() and aimed.exists():  # pruned by an earlier call
+        check_matched({"key": key, "matched": json.loads(aimed.read_text())}, rows, run)
+    else:
+        aimed.write_text(json.dumps({"what": options.match, "target": target}))
         torch.manual_seed(train.seed)
         torch.save(pruned(options, folder, data, train, first, total, target), kept)
     net = pruned_net(run)

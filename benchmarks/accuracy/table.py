@@ -17,7 +17,7 @@ from typing import Any
 
 from rows import is_current, rows_of
 
-from hetcompress.recipes import load_recipe
+from hetcompress.recipes import load_recipe, recipe_names
 
 HERE = Path(__file__).parent
 MARKS = ("<!-- rows of benchmarks/accuracy -->", "<!-- end of rows -->")
@@ -119,7 +119,7 @@ def line(seeds: Sequence[Row]) -> str:
     ratio = statistics.mean(row.get("mac_ratio_executed", row["mac_ratio_effective"]) for row in seeds)
     times = [time_ratio(seeds, place) for place in (0, 1)]
     epochs = seeds[0]["settings"]["train"]["epochs"]
-    before = seeds[0]["source_epochs"]
+    before = seeds[0].get("source_epochs")
     all_epochs = f"{epochs:g}" if before is None else f"{before} + {epochs:g}"
     weights = statistics.mean(row["weight_ratio"] for row in seeds)
     best = statistics.mean(row["best_epoch"] for row in seeds)
@@ -134,7 +134,8 @@ def earlier(row: Row) -> str:
     """Return what is said of a row that its recipe does not give any more, after its name."""
     if is_current(row):
         return ""
-    same = load_recipe(row["key"]["recipe"]).sha256 == row["recipe_sha256"]
+    name = row["key"]["recipe"]
+    same = name in recipe_names() and load_recipe(name).sha256 == row["recipe_sha256"]
     return f" (shapes by `{row['settings']['shapes']['method']}`)" if same else " (an earlier recipe)"
 
 

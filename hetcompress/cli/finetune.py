@@ -176,7 +176,7 @@ def finetune(
         density=density, mac_ratio=mac_ratio, latency_ratio=latency_ratio, method=method, penalty=penalty,
         stage1=stage1, ramp=ramp, calibration=calibration,
     )  # fmt: skip
-    say_what_differs(recipe, run, arch)
+    say_what_differs(recipe, run)
     with progress.TrainingProgress() as reporter:
         result = pipeline.finetune(
             run, data=settings, train=train, shapes=shapes,

@@ -157,43 +157,48 @@ FromRecipe = Annotated[
 ]
 
 
-def say_what_differs(recipe: str | None, run: Path, arch: str | None) -> None:
+def say_what_differs(recipe: str | None, run: Path) -> None:
     """Warn of a run that was not converted as the recipe says.
 
     Args:
         recipe: The recipe that the run is to be trained by.
         run: Its folder.
-        arch: The user's own factory, where the run was made with one.
     """
     if recipe is None:
         return
     from hetcompress.artifacts import RunFolder
     from hetcompress.cli import console
 
-    read = load_recipe(recipe)
-    folder = RunFolder.open(run, factory=arch)
-    stage = folder.stage("convert") or {}
-    if stage.get("recipe") == read.to_json():
-        return
-    used = {name.replace("_", "-"): value for name, value in stage.get("settings", {}).items()}
-    used["arch"] = folder.manifest["architecture"]["spec"]
-    said = {**{key: None for key in SHAPES if key in used}, **read.options["convert"]}
-    differ = [
-        f"{key} {_plain(key, used[key])}, there {_plain(key, value)}"
-        for key, value in said.items()
-        if key in used and _plain(key, used[key]) != _plain(key, value)
-    ]
+    folder, read = RunFolder.open(run), load_recipe(recipe)
+    settings = (folder.stage("convert") or {}).get("settings", {})
+    arguments = folder.manifest["architecture"]["arguments"]
+    used = _in_words({**settings, "arch": folder.manifest["architecture"]["spec"], "arch_arg": arguments})
+    there = _in_words({key.replace("-", "_"): value for key, value in read.options["convert"].items()})
+    if "arch" not in read.options["convert"]:  # then it is for any
+        used["arch"] = there["arch"]
+    differ = [f"{key} {value}, there {there[key]}" for key, value in used.items() if value != there[key]]
     if differ:
         console.warn(f"{run} was not converted as recipe {read.name} says: {'; '.join(differ)}")
 
 
-SHAPES = ("family", "group-out", "group-in", "granularity")
-HABITS = {"family": "free", "granularity": "vector"}
+def _in_words(given: Mapping[str, Any]) -> dict[str, str]:
+    """Return what decides of options of `convert`, whether they are written as the command takes or keeps them."""
+    family, granularity = given.get("family") or "free", given.get("granularity")
+    habit = 16 if family == "free" else 1 if family == "hetconv" else "all"
+    group_out, group_in = given.get("group_out") or habit, given.get("group_in") or 1
+    if granularity in ("vector", "vector8"):
+        group_out, group_in, granularity = 16 if granularity == "vector" else 8, 1, None
+    arguments = _listed(given.get("family_arguments") or given.get("family_arg"))
+    shapes = granularity or " ".join(filter(None, [family, arguments, f"{group_out} x {group_in}"]))
+    rest = {name: _listed(given.get(name)) or "none" for name in ("include", "exclude")}
+    arch = " ".join(filter(None, [str(given.get("arch")), _listed(given.get("arch_arg"))]))
+    return {"arch": arch, "shapes": shapes, **rest, "ema": str(bool(given.get("ema")))}
 
 
-def _plain(key: str, value: Any) -> str:
-    """Return a value as text, where it is left out the one that is meant."""
-    return str(HABITS.get(key, "by family") if value is None else value)
+def _listed(values: Any) -> str:
+    """Return a table or a list of ``name=value`` as one text."""
+    pairs = [f"{name}={value}" for name, value in values.items()] if isinstance(values, Mapping) else values or []
+    return ", ".join(sorted(map(str, pairs)))
 
 
 def recorded(recipe: str | None) -> dict[str, str] | None:

@@ -113,7 +113,7 @@ class Pruned:
             time, hard = record["time_ratio"], record["too_hard"]
             return cls(
                 run, record["density"], record["mac_ratio"], accuracies, None if time is None else TimeRatio(**time),
-                None if hard is None else TooHard(**hard),
+                None if hard is None else TooHard.from_json(hard),
             )  # fmt: skip
         except (KeyError, TypeError, AttributeError):
             raise InputError(

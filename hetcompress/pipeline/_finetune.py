@@ -76,6 +76,7 @@ def finetune(
     folder.check_writable()  # not only when the first stage has been trained
     model = folder.pruned_model() if stage == "fine" else folder.converted_model()
     budget: Budget | None = None
+    pruner: Pruner | None = None
     if stage == "both" and shapes.latency_ratio is None:  # before the data are read; a time is measured after that
         budget = _reachable(model, budget_of(model, shapes, folder.input_spec.size))
     source = open_run_data(folder, data)
@@ -87,13 +88,9 @@ def finetune(
         "shapes": dataclasses.asdict(shapes),
         "stage": stage,
     }
-    pruner: Pruner | None = None
     if shapes.latency_ratio is not None:
         plan = settled(model, plan)
         settings["plan"] = dataclasses.asdict(plan)
-        budget = measured_budget(folder, model, shapes.latency_ratio, plan) if resume == "auto" else None
-        budget = _reachable(model, budget or _aimed(folder, model, shapes.latency_ratio, plan, reporter))
-        pruner = functools.partial(pruned_to_time, folder, budget, plan)
     weights = folder.pruned if stage == "fine" else folder.path / "converted.safetensors"
     fingerprint = fingerprint_of(settings, weights, source.classes, source.train_size)
     if resume == "auto" and (finished := folder.finished("finetune", fingerprint)) is not None:
@@ -102,8 +99,12 @@ def finetune(
     checkpoints = Checkpoints(
         folder.checkpoint, checkpoint_every, resume == "auto", fingerprint, _that_count(settings)
     )  # fmt: skip
+    _check_replaceable(folder, checkpoints, settings)
+    if shapes.latency_ratio is not None:  # what was aimed at is written down anew: not before all is checked
+        budget = measured_budget(folder, model, shapes.latency_ratio, plan) if resume == "auto" else None
+        budget = _reachable(model, budget or _aimed(folder, model, shapes.latency_ratio, plan, reporter))
+        pruner = functools.partial(pruned_to_time, folder, budget, plan)
     if folder.stage("finetune") is not None:
-        _check_replaceable(folder, settings, resume)
         reporter.note(
             f"what was trained in {folder.path} before is replaced when this ends, with its reports and exports"
         )
@@ -140,13 +141,16 @@ def _check(stage: str, resume: str, shapes: ShapeSettings) -> None:
         )  # fmt: skip
 
 
-def _check_replaceable(folder: RunFolder, settings: Mapping[str, Any], resume: str) -> None:
-    """Refuse to train over what other settings have trained, unless that is asked for or under way already."""
-    if resume == "never" or settings["stage"] == "fine":  # which trains on what was trained
+def _check_replaceable(folder: RunFolder, checkpoints: Checkpoints, settings: Mapping[str, Any]) -> None:
+    """Refuse to train over what other settings have trained, unless that is asked for or under way already.
+
+    Stage fine trains on what was trained; a model that is gone, or was changed since, is made again.
+    """
+    if checkpoints.load() is not None or not checkpoints.resume or settings["stage"] == "fine":
         return
-    if folder.checkpoint.exists():  # one of other settings is refused when it is read
+    trained = folder.stage("finetune")
+    if trained is None or trained.get("fingerprint") == checkpoints.fingerprint or not folder.pruned.exists():
         return
-    trained = folder.stage("finetune") or {}
     before = {name: trained[name] for name in settings if name in trained}
     raise UsageError(
         f"run {folder.path}", expected="no finished training but one of the same settings",

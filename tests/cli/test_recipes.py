@@ -64,6 +64,7 @@ def test_every_recipe_fits_the_commands_and_its_net(hc, name):
 
 CIFAR = ["cifar10-resnet20-5x", "cifar100-resnet56-2x", "lhc-cifar10-vgg16-rigid", "hetconv-cifar10-vgg16bn-p4"]
 IMAGENET = [name for name in recipe_names() if "imagenet" in name and "vgg16" not in name]  # half a gigabyte of weights
+assert len(IMAGENET) == 4
 
 
 @pytest.mark.parametrize("name", CIFAR)
@@ -120,17 +121,23 @@ def test_options_by_hand_win_and_displace_what_excludes_them(hc, digits, tmp_pat
 
 def test_a_run_that_was_converted_otherwise_than_the_recipe_says(hc, digits, tmp_path):
     (tmp_path / "one.toml").write_text(
-        'about = "one"\n[convert]\narch = "hetcompress:digits_net"\ngranularity = "vector8"\n'
+        'about = "one"\n[convert]\narch = "hetcompress:digits_net"\narch-arg = ["width=16"]\ngranularity = "vector8"\n'
         '[finetune]\ndata = "digits"\nbatch-size = 32\nmax-steps = 3\n'
     )
-    hc("convert", "model.pt", *digits)
-    code, _, err = hc("finetune", "--recipe", "one.toml", "-q")
-    assert code == 0, err
-    assert "NOTE: hetrun was not converted as recipe one says: granularity vector, there vector8\n" in err
-    hc("convert", "model.pt", "--recipe", "one.toml", "--arch-arg", "width=16", "--run", "by recipe")
-    code, _, err = hc("finetune", "--recipe", "one.toml", "--run", "by recipe", "-q")
-    assert code == 0, err
-    assert "was not converted" not in err
+    cases = {
+        (): "shapes free 16 x 1, there free 8 x 1",
+        ("--granularity", "whole"): "shapes whole, there free 8 x 1",
+        ("--group-out", 8): None,
+        ("--group-out", 8, "--exclude", "conv2"): "exclude conv2, there none",
+        ("--recipe", "one.toml"): None,
+        ("--recipe", "one.toml", "--family", "hetconv", "--family-arg", "parts=4"): "hetconv parts=4 1 x 1, there free",
+    }
+    for number, (options, said) in enumerate(cases.items()):
+        assert hc("convert", "model.pt", *digits, *options, "--run", f"run{number}")[0] == 0
+        code, _, err = hc("finetune", "--recipe", "one.toml", "--run", f"run{number}", "-q")
+        assert code == 0 or "hetconv" in options, err
+        assert ("was not converted as recipe one says" in err) is (said is not None), options
+        assert (said or "") in err
 
 
 def test_an_architecture_by_hand_displaces_arguments_of_the_recipe_s_own(hc, tmp_path):
