@@ -49,6 +49,31 @@ def test_what_is_trained_to_the_end_is_not_trained_again(hc, digits, tmp_path):
     assert (tmp_path / "hetrun" / "pruned.safetensors").stat().st_mtime_ns > before
 
 
+def test_a_refused_target_of_time_measures_and_writes_nothing(hc, digits, tmp_path, monkeypatch):
+    hc("convert", "model.pt", *digits)
+    assert hc(*SMOKE)[0] == 0
+
+    def aim(*_arguments, **_named):
+        raise AssertionError("measured")
+
+    monkeypatch.setattr("hetcompress.pipeline._finetune._aimed", aim)
+    before = (tmp_path / "hetrun" / "run.json").read_bytes()
+    code, _, err = hc(*SMOKE, "--latency-ratio", 1.5)
+    assert code == 2
+    assert "found one of other settings (latency-ratio not given, now 1.5)" in err
+    assert (tmp_path / "hetrun" / "run.json").read_bytes() == before
+
+
+def test_a_model_that_is_gone_is_made_again(hc, digits, tmp_path):
+    hc("convert", "model.pt", *digits)
+    first = hc(*SMOKE)
+    (tmp_path / "hetrun" / "pruned.safetensors").unlink()
+    again = hc(*SMOKE)
+    assert again[0] == 0, again[2]
+    assert again[1] == first[1]
+    assert (tmp_path / "hetrun" / "pruned.safetensors").exists()
+
+
 def test_what_is_to_replace_a_training_goes_on_after_a_kill(hc, digits, monkeypatch):
     hc("convert", "model.pt", *digits)
     assert hc(*SMOKE)[0] == 0
