@@ -225,20 +225,14 @@ def convert(
     stage = {
         "recipe": None if recipe is None else dict(recipe),
         "settings": {
-            "family": family,
-            "family_arguments": dict(family_arguments or {}),
-            "group_out": group_out,
-            "group_in": group_in,
-            "granularity": granularity,
-            "plan": dataclasses.asdict(plan),
-            "include": list(include),
-            "exclude": list(exclude),
-            "ema": ema,
+            "family": family, "family_arguments": dict(family_arguments or {}), "group_out": group_out,
+            "group_in": group_in, "granularity": granularity, "plan": dataclasses.asdict(plan),
+            "include": list(include), "exclude": list(exclude), "ema": ema,
         },
         "max_difference": difference,
         "kept_dense": {layer.name: layer.reason for layer in conversion.layers if not layer.converted},
         "granularities": {name: found.to_json() for name, found in timed.items()},
-    }
+    }  # fmt: skip
     if not dry_run:
         manifest = _manifest(checkpoint, loaded, spec, grains, granularity) | {"stages": {"convert": stage}}
         RunFolder.create(run, manifest, loaded.model, conversion.model, force=force)

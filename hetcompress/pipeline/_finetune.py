@@ -110,17 +110,9 @@ def finetune(
         )
     with alone(folder.path):
         result = finetune_model(
-            model,
-            teacher,
-            source,
-            train=train,
-            shapes=shapes,
-            budget=budget,
-            pruner=pruner,
-            checkpoints=checkpoints,
-            reporter=_Recording(folder.metrics, reporter),
-            device=device,
-        )
+            model, teacher, source, train=train, shapes=shapes, budget=budget, pruner=pruner, checkpoints=checkpoints,
+            reporter=_Recording(folder.metrics, reporter), device=device,
+        )  # fmt: skip
     time = None if budget is None or pruner is None else timed(folder, result.model, budget, plan)
     record = {
         **settings,
