@@ -49,8 +49,8 @@ class Machine:
     @property
     def summary(self) -> str:
         """One line for people."""
-        flags = " ".join(self.flags)
-        return f"{self.cpu} ({self.cores} cores, {flags}), torch {self.torch}, onnxruntime {self.onnxruntime}"
+        flags, cores = " ".join(self.flags), "1 core" if self.cores == 1 else f"{self.cores} cores"
+        return f"{self.cpu} ({cores}, {flags}), torch {self.torch}, onnxruntime {self.onnxruntime}"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
