@@ -17,7 +17,7 @@ from typing import Any
 from hetcompress.budgets import Budget
 from hetcompress.evaluation import Accuracy
 
-__all__ = ["TooHard", "too_hard"]
+__all__ = ["TooHard", "too_hard", "too_hasty"]
 
 LIMIT = 0.06
 """Share of the source's accuracy that may be lost without a note."""
@@ -84,3 +84,11 @@ def too_hard(budget: Budget, accuracies: Mapping[str, Accuracy], epochs: float) 
         return None
     easier = budget.target ** max(LIMIT / lost, FURTHEST)
     return TooHard(budget.unit, budget.target, easier, lost, epochs)
+
+
+def too_hasty(step: int, method: str) -> str:
+    """Return what is to be said where stage 1 ends after this step, before the method has chosen shapes in it."""
+    return (
+        f"stage 1 ends after step {step}, before --method {method} first chooses shapes: all are chosen at once, which "
+        "costs accuracy; train longer (--epochs, --max-steps), or give stage 1 more of it by --stage1"
+    )

@@ -16,7 +16,7 @@ from hetcompress.allocation import check_reachable
 from hetcompress.budgets import Budget
 from hetcompress.checkpointing import Checkpoints, Interruption
 from hetcompress.cost import layer_macs
-from hetcompress.difficulty import TooHard, too_hard
+from hetcompress.difficulty import TooHard, too_hard, too_hasty
 from hetcompress.errors import UsageError
 from hetcompress.evaluation import EVALUATION_BATCH, Accuracy, evaluate
 from hetcompress.goals import ShapeSettings, budget_of, learner_of
@@ -255,11 +255,7 @@ class _Run:
     def warn_of_haste(self) -> None:
         """Say it where stage 1 ends before shapes are chosen in it."""
         if self.hasty:
-            self.reporter.warn(
-                f"stage 1 ends after step {self.boundary}, before --method {self.shapes.method} first chooses shapes: "
-                "all are chosen at once, which costs accuracy; train longer (--epochs, --max-steps), or give stage 1 "
-                "more of it by --stage1"
-            )
+            self.reporter.warn(too_hasty(self.boundary, self.shapes.method))
 
     def recalibrate(self) -> None:
         """Measure batch-norm statistics on augmented training images, in an order that is not trained on."""
