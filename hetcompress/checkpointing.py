@@ -9,10 +9,10 @@ import json
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,30 +21,40 @@ from hetcompress.files import write_bytes
 
 __all__ = ["Checkpoints", "InterruptedRunError", "Interruption", "differences", "load_checkpoint", "save_checkpoint"]
 
+T = TypeVar("T")
 FORMAT = 1
 
 
 class InterruptedRunError(HetCompressError):
-    """Training was stopped by a signal after its state had been saved; the exit code is 128 + the signal."""
+    """Training was stopped by a signal; the exit code is 128 + the signal.
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(
-            f"stopped by {signal.Signals(signum).name}; the state is saved, the same command goes on from it"
-        )
+    Args:
+        signum: The signal.
+        saved: Whether there is a state to go on from.
+    """
+
+    def __init__(self, signum: int, *, saved: bool) -> None:
+        left = "the state is saved, the same command goes on from it" if saved else "no state is saved"
+        super().__init__(f"stopped by {signal.Signals(signum).name}; {left}")
         self.exit_code = 128 + signum
 
 
 class Interruption:
-    """Turns the first SIGINT or SIGTERM into a request that training answers after the step; a second one acts at once.
+    """Turns the first SIGINT or SIGTERM into a request that training answers soon; a second one acts at once.
 
     Outside the main thread signals cannot be caught, and nothing changes.
 
     Args:
         say: Told at once that the signal was heard.
+
+    Attributes:
+        requested: The signal, or 0.
+        saved: Whether there is a state to go on from.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.requested = 0
+        self.saved = False
         self.say = say
         self._previous: dict[int, Any] = {}
 
@@ -64,12 +74,18 @@ class Interruption:
         self.requested = signum
         signal.signal(signum, self._previous[signum])
         with contextlib.suppress(RuntimeError):  # the signal may have come in the middle of other output
-            self.say("stopping at the next step, where the state is saved; a second signal stops at once, without")
+            self.say("stopping after this step or batch; a second signal stops at once, and saves nothing")
 
     def stop_if_requested(self) -> None:
         """Raise `InterruptedRunError` if a signal has come."""
         if self.requested:
-            raise InterruptedRunError(self.requested)
+            raise InterruptedRunError(self.requested, saved=self.saved)
+
+    def between(self, batches: Iterable[T]) -> Iterator[T]:
+        """Yield batches of something that a resumed run does anew, and stop between them if a signal has come."""
+        for batch in batches:
+            self.stop_if_requested()
+            yield batch
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,22 +29,16 @@ from hetcompress.recalibration import recalibrate_
 from hetcompress.reporters import Reporter, Silent
 from hetcompress.schedules import stage1_share
 from hetcompress.surgery import named_modules_of
-from hetcompress.training import Trainer, TrainSettings
+from hetcompress.training import Batches, Trainer, TrainSettings
 
 __all__ = ["Finetuned", "Pruner", "TrainingData", "finetune"]
 
 
 @runtime_checkable
-class TrainingData(Protocol):
+class TrainingData(Batches, Protocol):
     """What fine-tuning needs of a data source; see `hetcompress.data.DataSource`."""
 
-    train_size: int
     image_size: tuple[int, int, int]
-
-    def train_batches(
-        self, batch_size: int, *, seed: int, epoch: int, start: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield augmented training batches."""
 
     def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield test batches."""
@@ -118,8 +112,7 @@ class _Run:
         share = shapes.stage1 or stage1_share(self.budget.share if self.budget is not None else 1.0)
         self.boundary = max(1, round(self.total * share)) if self.learnable else 0
         self.epoch_seconds = 0.0
-        self.latest: Accuracy | None = None
-        """Of the model as it is; None when it has changed since."""
+        self.latest: Accuracy | None = None  # of the model as it is; None when it has changed since
 
     def placed(self, model: nn.Module) -> nn.Module:
         """Return a copy of a model where, and in the memory order in which, training happens."""
@@ -133,7 +126,8 @@ class _Run:
 
     def measured(self, model: nn.Module) -> Accuracy:
         """Return the accuracy of `model` on the test images."""
-        return evaluate(model, self.data.test_batches(EVALUATION_BATCH), device=str(self.device))
+        batches = self.interruption.between(self.data.test_batches(EVALUATION_BATCH))
+        return evaluate(model, batches, device=str(self.device))
 
     def record(self, when: str, accuracy: Accuracy) -> None:
         """Keep and tell an accuracy."""
@@ -159,6 +153,7 @@ class _Run:
         """Write the complete state, so that a later run goes on from here."""
         if self.checkpoints is None:
             return
+        self.interruption.saved = True
         self.checkpoints.save(
             {
                 "stage": self.stage,
@@ -173,6 +168,7 @@ class _Run:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state."""
+        self.interruption.saved = True
         self.accuracies = {name: Accuracy(**value) for name, value in state["accuracies"].items()}
         self.epochs, self.step = list(state["epochs"]), int(state["step"])
         self.epoch_seconds = float(state["epoch_seconds"])
@@ -183,22 +179,28 @@ class _Run:
         if self.learner is not None:
             self.learner.load_state_dict(state["learner"])
 
+    @property
+    def epoch_ends(self) -> bool:
+        """Whether an epoch, or the run, ends with this step."""
+        return self.step % self.steps_per_epoch == 0 or self.step == self.total
+
     def after_step(self, step: int) -> None:
         """Count, report, save and stop where it is due."""
         self.step, self.latest = step, None
         self.reporter.progressed(step, self.total, self.trainer.losses)
-        if step % self.steps_per_epoch == 0 or step == self.total:
-            self.end_epoch(step)
         due = self.checkpoints is not None and step % self.checkpoints.every == 0
-        if due or self.interruption.requested:
+        if due or self.epoch_ends or step == self.boundary or self.interruption.requested:
             self.save()
         self.interruption.stop_if_requested()
+        self.end_epoch()
 
-    def end_epoch(self, step: int) -> None:
-        """Write down one epoch."""
+    def end_epoch(self) -> None:
+        """Write down the epoch that ends with this step, if one does and has not been written down."""
+        step, done = self.step, self.epochs[-1]["step"] if self.epochs else self.first_step
+        if step == done or not self.epoch_ends:
+            return
         self.latest = accuracy = self.measured(self.trainer.best_model)
-        before = self.epochs[-1]["step"] if self.epochs else self.first_step
-        images = (step - before) * self.train.batch_size
+        images = (step - done) * self.train.batch_size
         seconds, self.epoch_seconds = self.epoch_seconds + self.trainer.seconds, 0.0
         self.trainer.seconds = 0.0
         macs = layer_macs(self.model, torch.zeros(1, *self.data.image_size, device=self.device))
@@ -249,8 +251,9 @@ class _Run:
     @property
     def hasty(self) -> bool:
         """Whether stage 1 ends before shapes are chosen in it."""
-        every = self.shapes.every
-        return self.learnable and self.boundary <= every * math.ceil(LEARNERS[self.shapes.method].warm_steps / every)
+        every, prunes = self.shapes.every, self.budget is None or self.budget.share < 1
+        first = every * math.ceil(LEARNERS[self.shapes.method].warm_steps / every)
+        return self.learnable and prunes and self.boundary <= first
 
     def warn_of_haste(self) -> None:
         """Say it where stage 1 ends before shapes are chosen in it."""
@@ -261,11 +264,12 @@ class _Run:
         """Measure batch-norm statistics on augmented training images, in an order that is not trained on."""
         untrained = math.ceil(self.train.epochs)
         batches = self.data.train_batches(self.train.batch_size, seed=self.train.seed, epoch=untrained)
-        some = zip(batches, range(self.shapes.recalibration), strict=False)
+        some = zip(self.interruption.between(batches), range(self.shapes.recalibration), strict=False)
         recalibrate_(self.model, (images.to(self.device) for (images, _), _number in some))
 
     def go(self) -> Finetuned:
         """Run to the end."""
+        self.end_epoch()  # of a run that was stopped there
         if self.stage == 1:
             self.warn_of_haste()
             if self.step < self.boundary:

@@ -88,19 +88,22 @@ class ShapeSettings:
                 found=f"{self.every}, {self.recalibration}",
             )  # fmt: skip
         LEARNERS[self.method]
+        self.refuse_without_penalty("--penalty", given=self.penalty is not None)
+        self.refuse_without_penalty("--calibration", given=self.calibration != ShapeSettings.calibration)
         if self.penalty is not None:
-            if self.method != "penalty":
-                raise UsageError(
-                    "--penalty",
-                    expected="--method penalty beside it",
-                    found=f"--method {self.method}",
-                    fix="add --method penalty, or leave --penalty out",
-                )
             option = OPTIONS[PENALTIES[self.penalty].unit]
             if option not in (given or ["--mac-ratio"]):
                 raise UsageError(
                     f"--penalty {self.penalty}", expected=f"a target given by {option}", fix=f"use {option}"
                 )
+
+    def refuse_without_penalty(self, option: str, *, given: bool) -> None:
+        """Raise if an option is given that only method "penalty" knows, beside another method."""
+        if given and self.method != "penalty":
+            raise UsageError(
+                option, expected="--method penalty beside it", found=f"--method {self.method}",
+                fix=f"add --method penalty, or leave {option} out",
+            )  # fmt: skip
 
     @property
     def targets(self) -> dict[str, float | None]:

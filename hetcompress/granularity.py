@@ -16,12 +16,12 @@ from hetcompress.nn import GroupSize
 from hetcompress.registry import Registry
 from hetcompress.shapes import CentreShapes, FreeShapes, SetShapes, ShapeFamily, WholeShapes, build_family
 
-__all__ = ["FINEST_FIRST", "GRANULARITIES", "Grain"]
+__all__ = ["FINEST_FIRST", "GRANULARITIES", "VECTORS", "Grain", "usual_groups"]
 
 VECTOR = 16
 """Filters: one AVX-512 register; two of AVX2, four of NEON."""
-SHORT_VECTOR = 8
-"""Filters: in narrow layers 16 leave one or two shapes for each channel."""
+VECTORS = {"vector": VECTOR, "vector8": 8}
+"""Filters of the granularities of free shapes: in narrow layers 16 leave one or two shapes for each channel."""
 NARROW, SHORT_BLOCK = 64, 4
 """Layers that read fewer channels go by so many, which onnxruntime still reads fast (docs/decisions, 14)."""
 MOST_SETS = 4
@@ -57,19 +57,29 @@ class Grain:
         return cls(family, values["group_out"], values["group_in"])
 
 
+def usual_groups(family: str) -> tuple[GroupSize, GroupSize]:
+    """Return how many filters and input channels share a shape of a family where the user names no numbers.
+
+    ``free`` shapes go with one input channel and 16 filters, an AVX-512 register: the grain that keeps the accuracy;
+    libraries with one input channel and all filters, which stock operators execute; HetConv's comb with single kernels.
+    """
+    filters: dict[str, GroupSize] = {"free": VECTOR, "hetconv": 1}
+    return filters.get(family, "all"), 1
+
+
 GRANULARITIES: Registry[Callable[[nn.Conv2d], Grain]] = Registry("granularity")
 
 
 @GRANULARITIES.register("vector")
 def _vector(_conv: nn.Conv2d) -> Grain:
     """Any taps for each input channel and 16 filters: what our own kernel executes."""
-    return Grain(FreeShapes(), VECTOR, 1)
+    return Grain(FreeShapes(), VECTORS["vector"], 1)
 
 
 @GRANULARITIES.register("vector8")
 def _vector8(_conv: nn.Conv2d) -> Grain:
     """Any taps for each input channel and 8 filters: finer, for narrow nets and our own kernel."""
-    return Grain(FreeShapes(), SHORT_VECTOR, 1)
+    return Grain(FreeShapes(), VECTORS["vector8"], 1)
 
 
 @GRANULARITIES.register("sets")

@@ -25,7 +25,7 @@ from hetcompress.nn import LearnableHetConv2d
 from hetcompress.schedules import learning_rate_factor
 from hetcompress.surgery import named_modules_of
 
-__all__ = ["AMP_DTYPES", "Hook", "TrainSettings", "Trainer", "amp_dtype"]
+__all__ = ["AMP_DTYPES", "Batches", "Hook", "TrainSettings", "Trainer", "amp_dtype"]
 
 AMP_DTYPES = ("auto", "float32", "bfloat16", "float16")
 OPTIMISERS = ("sgd", "momentum", "adamw")
@@ -101,7 +101,7 @@ class TrainSettings:
             "milestone",
             bool(self.milestones) == stepped,
             "at least one with --sched multistep, none otherwise",
-            self.milestones,
+            f"{' '.join(map(str, self.milestones)) or 'none'} with --sched {self.sched}",
         )
         check("amp-dtype", self.amp_dtype in AMP_DTYPES, " or ".join(AMP_DTYPES), self.amp_dtype)
         for name in ("lr", "temperature", "logit_lr", "decay_rate"):

@@ -8,9 +8,12 @@ import sys
 from collections import Counter
 
 import pytest
+import torch
 from conftest import REPO
+from torch import nn
 
 from hetcompress.goals import ShapeSettings
+from hetcompress.models import MODELS
 from hetcompress.recipes import load_recipe
 
 FOLDER = REPO / "benchmarks" / "accuracy"
@@ -31,7 +34,7 @@ batch-size = 32
 def module(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     yield importlib.import_module
-    for name in ("rows", "table", "draw", "peers", "accuracy"):
+    for name in ("rows", "table", "draw", "peers", "accuracy", "recipe_settings"):
         sys.modules.pop(name, None)
 
 
@@ -131,11 +134,46 @@ def test_rows_from_the_command_line(make):
     printed, rows = make()
     assert "epoch" not in printed, "trained again"
     assert rows == [ours]
+
+
+def test_rows_of_torch_pruning(make):
     pytest.importorskip("torch_pruning")
-    _, (same, peer) = make("--method", "tp-magnitude")
-    assert same == ours
-    assert peer["key"]["match"] == "macs"
-    assert peer["mac_ratio_effective"] == pytest.approx(ours["mac_ratio_executed"], rel=0.1)
+    _, (ours,) = make()
+    for method in ("tp-magnitude", "tp-uniform", "tp-group-norm", "tp-bn-scale"):
+        _, (same, *_, peer) = make("--method", method)
+        assert same == ours
+        assert (peer["key"]["method"], peer["key"]["match"]) == (method, "macs")
+        assert peer["mac_ratio_effective"] == pytest.approx(ours["mac_ratio_executed"], rel=0.1)
+
+
+@pytest.mark.parametrize(("method", "ratio"), [("dense", 1.0), ("unstructured", 1.5), ("hetconv", None)])
+def test_rows_of_other_shapes(make, method, ratio):
+    _, (one,) = make("--method", method)
+    if ratio is None:  # the comb's own: 1 / P + (1 - 1 / P) / 9 of the weights of converted layers
+        assert 1 < one["mac_ratio_effective"] < 3
+    else:
+        assert one["mac_ratio_effective"] == pytest.approx(ratio, rel=0.05)
+    assert ("mac_ratio_executed" in one) is (method != "unstructured")
+    assert ("shapes" in one["settings"]) is (method == "unstructured")
+
+
+def test_uniform_pruning_takes_the_same_share_of_each_layer(module):
+    pytest.importorskip("torch_pruning")
+    peers = module("peers")
+    torch.manual_seed(0)
+    net, image = MODELS["vgg16_bn"].build(), torch.zeros(1, 3, 32, 32)
+    with torch.no_grad():
+        net.features[0].weight.mul_(100)  # which a global ranking would not touch
+    peers.pruner_of(net, image, "tp-uniform", ratio=0.5).step()
+    assert {layer.out_channels for layer in net.features if isinstance(layer, nn.Conv2d)} == {32, 64, 128, 256}
+
+
+def test_what_is_executed_is_that_of_the_net_that_is_timed(module):
+    mac_ratio = module("table").mac_ratio
+    one = row(mac_ratio_executed=2.0, mac_ratio_effective=2.2)
+    assert mac_ratio(one) == 2.0
+    assert mac_ratio({**one, "executed": {"kernels": {"mac_ratio": 2.1}, "stock": {"mac_ratio": 1.0}}}) == 2.1
+    assert mac_ratio(row("unstructured", mac_ratio_effective=2.2)) == 2.2
 
 
 def test_a_peer_that_is_matched_to_what_ours_has_no_more(module, tmp_path):

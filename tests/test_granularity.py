@@ -150,6 +150,7 @@ def test_auto_counts_on_our_kernel_where_it_was_compiled(hc, digits, tmp_path, m
     [
         (("--granularity", "vectors"), "did you mean 'vector'?"),
         (("--granularity", "sets", "--group-out", 4), "expected no --family, --family-arg, --group-out or --group-in"),
+        (("--granularity", "vector", "--family", "free"), "expected no --family, --family-arg, --group-out or"),
         (("--granularity", "auto", "--target", "tpu"), "ort-cpu"),
     ],
 )

@@ -98,6 +98,40 @@ def test_resumed_run_ends_with_the_same_bits(tmp_path, method, stop):
     assert untimed == [{k: v for k, v in line.items() if k != "images_per_second"} for line in resumed.epochs]
 
 
+class StopAfter(Silent):
+    """Sends this process a signal when an accuracy has been measured, or an epoch written down."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def measured(self, when, accuracy):
+        if when == self.what:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def epoch(self, line):
+        if line["epoch"] == self.what:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("when", ["after stage 1", "after pruning", 1, 2])
+def test_signals_are_answered_while_accuracy_is_measured(tmp_path, when):
+    whole = run(tmp_path, "whole")
+    with pytest.raises(InterruptedRunError, match="stopped by SIGTERM; the state is saved"):
+        run(tmp_path, "cut", reporter=StopAfter(when))
+    resumed = run(tmp_path, "cut")
+    assert all(
+        torch.equal(a, b) for a, b in zip(*(one.model.state_dict().values() for one in (whole, resumed)), strict=True)
+    )
+    assert whole.accuracies == resumed.accuracies
+    assert [line["accuracy"] for line in whole.epochs] == [line["accuracy"] for line in resumed.epochs]
+
+
+def test_before_the_first_step_there_is_no_state(tmp_path):
+    with pytest.raises(InterruptedRunError, match="stopped by SIGTERM; no state is saved"):
+        run(tmp_path, "run", reporter=StopAfter("source"))
+    assert not (tmp_path / "run.ckpt").exists()
+
+
 class Heard(Silent):
     """Remembers what it was warned of."""
 
@@ -303,7 +337,7 @@ def test_infinite_loss_stops_with_advice(tmp_path):
         ({"distill": 2.0}, r"--distill: expected a number in \[0, 1\], found 2.0"),
         (
             {"sched": "multistep"},
-            r"--milestone: expected at least one with --sched multistep, none otherwise, found \(\)",
+            r"--milestone: expected at least one with --sched multistep, none otherwise, found none with",
         ),
         ({"sched": "multistep", "milestones": (0.5, 1.0)}, r"--milestone: expected shares of the run, in \(0, 1\)"),
         ({"amp_dtype": "int8"}, "--amp-dtype: expected auto or float32"),

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import tempfile
 from pathlib import Path
@@ -20,17 +19,15 @@ from unittest import mock
 
 import relaxations
 import scores
+from recipe_settings import RecipeSettings
 from rows import fresh_rows_of, method_of
 from scores import Combined, Curved, learner
 
 from hetcompress import pipeline, schedules
 from hetcompress.artifacts import RunFolder
 from hetcompress.finetuning import finetune
-from hetcompress.goals import ShapeSettings
-from hetcompress.pipeline import DataSettings
 from hetcompress.pipeline._common import open_run_data
 from hetcompress.recipes import Recipe, load_recipe
-from hetcompress.training import TrainSettings
 
 HERE = Path(__file__).parent
 CONSTANTS = {
@@ -88,42 +85,36 @@ CHANGES: dict[str, dict[str, Any]] = {
 """By what is said of them in the table of docs/method.md."""
 
 
-def settings_of(recipe: Recipe, changes: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what `pipeline.convert` takes, and the options of finetune, of a recipe with changes."""
-    given = {key.replace("-", "_"): value for key, value in recipe.options["finetune"].items()}
+def conversion_of(recipe: Recipe, changes: dict[str, Any]) -> dict[str, Any]:
+    """Return what `pipeline.convert` takes of a recipe with changes."""
     convert = {key.replace("-", "_"): value for key, value in recipe.options["convert"].items()}
     grain = {name: value for name, value in changes.items() if name in GRAIN}
-    if grain:
-        convert = {name: value for name, value in convert.items() if name not in GRAIN} | grain
-    rest = {name: value for name, value in changes.items() if name not in GRAIN and name not in CONSTANTS}
-    return convert, given | rest
-
-
-def fields_of(kind: type, given: dict[str, Any]) -> Any:
-    """Build settings of what is given for them."""
-    return kind(**{field.name: given[field.name] for field in dataclasses.fields(kind) if field.name in given})
+    return {name: value for name, value in convert.items() if not grain or name not in GRAIN} | grain
 
 
 def trained(options: argparse.Namespace, recipe: Recipe, changes: dict[str, Any]) -> dict[str, Any]:
     """Run a recipe with changes; return what came out."""
-    convert, given = settings_of(recipe, changes)
+    convert, constants = conversion_of(recipe, changes), {name: changes[name] for name in CONSTANTS if name in changes}
+    given = {name: value for name, value in changes.items() if name not in GRAIN and name not in CONSTANTS}
     given |= {"epochs": options.epochs, "seed": options.seed}
-    constants = {name: value for name, value in changes.items() if name in CONSTANTS}
+    settings = RecipeSettings.of(recipe, root=options.data_root, changes=given)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as patches:
         for name, value in constants.items():
             patches.enter_context(mock.patch(CONSTANTS[name], value))
         pipeline.convert(options.checkpoint, run=Path(folder) / "run", **convert)
         run = RunFolder.open(Path(folder) / "run")
-        data = open_run_data(run, fields_of(DataSettings, {**given, "name": given["data"], "root": options.data_root}))
-        result = finetune(
-            run.converted_model(), run.dense_model(), data,
-            train=fields_of(TrainSettings, given), shapes=fields_of(ShapeSettings, given),
-        )  # fmt: skip
+        data = open_run_data(run, settings.data)
+        result = finetune(run.converted_model(), run.dense_model(), data, train=settings.train, shapes=settings.shapes)
     return {
         **{name: round(value.percent, 2) for name, value in result.accuracies.items()},
         "test_loss": round(result.accuracies["after stage 2"].loss, 4),
         "mac_ratio": result.epochs[-1]["mac_ratio"],
-        "settings": {**convert, **given, **{name: value for name, value in constants.items() if not callable(value)}},
+        "settings": {
+            **convert,
+            **recipe.options["finetune"],
+            **given,
+            **{name: value for name, value in constants.items() if not callable(value)},
+        },
     }
 
 

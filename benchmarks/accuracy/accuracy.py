@@ -8,7 +8,7 @@
 | dense | the source, trained on for as long |
 | unstructured | the recipe with a mask for each single weight: an upper bound that no runtime executes fast |
 | hetconv | the fixed pattern of HetConv with --parts P, at the ratio that P gives |
-| tp-magnitude, tp-group-norm, tp-bn-scale | Torch-Pruning, at the MACs or the time of the row of `ours` (--match) |
+| tp-magnitude, tp-uniform, tp-group-norm, tp-bn-scale | Torch-Pruning, at MACs or time of the row of `ours` (--match) |
 
 A row is a line of JSON in --out.  A row that stands there is not made again unless its recipe has changed since; one
 that was interrupted goes on from its folder under --work.  With `--seconds 0` nothing is timed, for a machine that is
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import fresh_rows_of, put_row
+from rows import LEARNED, fresh_rows_of, put_row
 from torch import nn
 
 from hetcompress import pipeline
@@ -41,7 +41,7 @@ from hetcompress.recipes import load_recipe
 HERE = Path(__file__).parent
 BATCHES = (1, 16)
 MATCHES = ("macs", "stock", "kernels")
-PEERS = ("tp-magnitude", "tp-group-norm", "tp-bn-scale")
+PEERS = ("tp-magnitude", "tp-uniform", "tp-group-norm", "tp-bn-scale")
 PUBLISHED_EPOCHS = {"12fca82f": 200, "4bfd9763": 200}
 """What public checkpoints were trained for, as their authors say, by the beginning of the SHA-256 in their names."""
 OTHER_SHAPES = {
@@ -100,7 +100,7 @@ def own_row(options: argparse.Namespace, run: Path) -> dict[str, Any]:
         **accuracies(stage["accuracies"], epochs),
         **sizes(folder.dense_model(), folder.pruned_model(), folder.input_spec.size),
         "split": stage["test_note"] or "all test images",
-        "settings": {name: stage[name] for name in ("train", "shapes")},
+        "settings": {name: stage[name] for name in ("train", "shapes") if name == "train" or options.method in LEARNED},
     }
     if options.method == "unstructured":
         return row  # its MACs are not executed by any form, and its time is the dense one's
@@ -125,16 +125,17 @@ def sizes(dense: nn.Module, model: nn.Module, size: tuple[int, int, int]) -> dic
     }
 
 
-def own_times(run: Path, seconds: float) -> dict[str, list[dict[str, Any]]]:
-    """Return the measured time ratios, with stock operators and with our kernel."""
+def own_times(run: Path, seconds: float) -> dict[str, Any]:
+    """Return the measured time ratios, with stock operators and with our kernel, and what was executed there."""
     plans = {"stock": PlanSettings("measured")}
     if available()[0]:
         plans["kernels"] = PlanSettings("measured", kernels=True)
-    found = {}
+    times, executed = {}, {}
     for name, plan in plans.items():
         report = pipeline.report(run, plan=plan, batches=BATCHES, runtimes=("onnxruntime",), seconds=seconds)
-        found[name] = [comparison.to_json() for comparison in report.latency]
-    return found
+        times[name] = [comparison.to_json() for comparison in report.latency]
+        executed[name] = {"mac_ratio": report.mac_ratio_executed, "forms": report.plan["forms"]}
+    return {"time": times, "executed": executed}
 
 
 def timed(options: argparse.Namespace, row: dict[str, Any], run: Path) -> dict[str, Any]:
@@ -144,10 +145,10 @@ def timed(options: argparse.Namespace, row: dict[str, Any], run: Path) -> dict[s
     if options.method in PEERS:
         from peers import peer_times
 
-        found = peer_times(run, options.seconds)
+        found = {"time": peer_times(run, options.seconds)}
     else:
         found = own_times(run, options.seconds)
-    return {**row, "time": found, "machine": dataclasses.asdict(machine())}
+    return {**row, **found, "machine": dataclasses.asdict(machine())}
 
 
 def made(options: argparse.Namespace, key: dict[str, Any], run: Path) -> dict[str, Any]:

@@ -3,9 +3,9 @@
     python benchmarks/accuracy/draw.py --out docs/figures
 
 One figure for each net, data set and axis: `NET-DATA-macs.svg`, `NET-DATA-time-stock.svg`, `NET-DATA-time-kernels.svg`.
-Filled marks were measured here: means over seeds, with bars of one standard deviation; those of a method are joined.
-Hollow grey ones are published by others (`published.json`), with their own baselines and schedules, and stand beside
-MACs alone.
+Coloured marks were measured here: means over seeds, with bars of one standard deviation; those of a method are joined.
+Hollow ones of them were brought to the time of ours, faint ones are of recipes and defaults that are no more.  Grey
+ones are published by others (`published.json`), with their own baselines and schedules, and stand beside MACs alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib import ticker
 from rows import is_current
-from table import MATCHED, NAMES, earlier, operators
+from table import MATCHED, NAMES, earlier, mac_ratio, operators
 
 HERE = Path(__file__).parent
 NETS = {
@@ -32,7 +32,7 @@ NETS = {
     "torchvision:resnet34": "ResNet-34", "torchvision:resnet50": "ResNet-50",
 }  # fmt: skip
 DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagefolder": "ImageNet"}
-MARKS = dict(zip(NAMES, "os*D^v<", strict=True))
+MARKS = dict(zip(NAMES, "os*D^>v<", strict=True))
 FORMS = {"stock": "stock operators", "kernels": "hetcompress with its kernel, others stock operators"}
 HOLLOW = "ovsD^p<h>P*X"
 TICKS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
@@ -60,8 +60,7 @@ def lines(rows: Sequence[Row], axis: str) -> dict[Line, list[Mark]]:
 def ratio_of(row: Row, axis: str) -> float | None:
     """Return dense over compressed MACs or measured time at batch 1, or None where it was not measured."""
     if axis == "macs":
-        # the bound without any structure is not executed: its MACs are those inside the mask
-        return float(row.get("mac_ratio_executed", row["mac_ratio_effective"]))
+        return mac_ratio(row)
     found = row.get("time", {}).get(operators(row) if axis == "kernels" else axis)
     return float(found[0]["ratio"]) if found else None
 
@@ -113,17 +112,14 @@ def draw(title: str, axis: str, own: Sequence[Row], others: Sequence[Row], out: 
     for mark, (name, found) in zip(itertools.cycle(HOLLOW), published.items(), strict=False):
         axes.plot(*zip(*found, strict=True), mark, color="0.5", fillstyle="none", label=name)
     cpu = own[0].get("machine", {}).get("cpu")
-    what = "MACs" if axis == "macs" else f"time at batch 1, one thread\n({cpu}; {FORMS[axis]})"
+    what = "MACs" if axis == "macs" else f"time at batch 1, one thread\n({cpu};\n{FORMS[axis]})"
     axes.set(title=title, xlabel=f"dense over compressed {what}", ylabel="top-1, last epoch, %", xscale="log")
     axes.xaxis.set_major_locator(ticker.FixedLocator(TICKS))
     axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.grid(alpha=0.3)
-    if published:
-        said = "published: other sources, as reported,\nsome of the best epoch"
-        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0), title=said, title_fontsize=7)
-    else:
-        axes.legend(fontsize=8, loc="lower left")
+    said = "published: other sources, as reported,\nsome of the best epoch" if published else None
+    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0), title=said, title_fontsize=7)
     out.parent.mkdir(parents=True, exist_ok=True)
     numbers = "; ".join(
         f"{''.join(line)}: {', '.join(f'{accuracy:.2f} at {ratio:.2f}' for ratio, accuracy, _ in marks)}"

@@ -1,8 +1,9 @@
 """Torch-Pruning (`pip install torch-pruning`) under the recipe's data, schedule, epochs and distillation.
 
-`tp-magnitude` prunes at once and trains for all epochs.  `tp-group-norm` and `tp-bn-scale` first train with the
+`tp-magnitude` prunes at once and trains for all epochs, and so does `tp-uniform`, which takes the same share of each
+layer: a global ranking may leave a layer a single channel.  `tp-group-norm` and `tp-bn-scale` first train with the
 pruner's own regulariser for half of them, as the authors' script does (100 epochs of 200), then prune and train the
-rest; the learning rate goes on as one schedule.  Pruning is global, at once, to the ratio at which the net's
+rest; the learning rate goes on as one schedule.  All prune at once, to the ratio at which the net's
 MACs or measured time are those of the row of `ours`.
 """
 
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 import torch_pruning as tp
 from accuracy import BATCHES, accuracies, sizes
+from recipe_settings import RecipeSettings
 from torch import nn
 
 from hetcompress.artifacts import RunFolder
@@ -32,13 +34,14 @@ from hetcompress.latency import compare_latency
 from hetcompress.lowering import fold_batch_norms
 from hetcompress.machine import machine
 from hetcompress.models.resnet_cifar import PaddedIdentity
-from hetcompress.pipeline import DataSettings
 from hetcompress.pipeline._common import open_run_data
 from hetcompress.recalibration import recalibrate_
 from hetcompress.recipes import load_recipe
 from hetcompress.surgery import named_modules_of
 from hetcompress.training import Hook, Trainer, TrainSettings
 
+SPARSE = ("tp-group-norm", "tp-bn-scale")
+"""Ways that train groups sparse before they prune."""
 SPARSE_SHARE, REGULARISATION = 0.5, 5e-4
 """Of the authors' script for CIFAR-10."""
 RECALIBRATION = 40
@@ -52,18 +55,6 @@ SEARCHING = 1.0
 """Seconds of one timing there."""
 BLOCK = 4
 """Where time counts, channels stay in multiples of it, which onnxruntime computes fastest (decision 8)."""
-
-
-def settings_of(options: argparse.Namespace) -> tuple[DataSettings, TrainSettings]:
-    """Return the recipe's settings, with what the command line changes."""
-    given = {key.replace("-", "_"): value for key, value in load_recipe(options.recipe).options["finetune"].items()}
-    given["milestones"] = tuple(given.pop("milestone", ()))
-    by_hand = {name: getattr(options, name) for name in ("epochs", "max_steps", "seed")}
-    given |= {name: value for name, value in by_hand.items() if value is not None}
-    named = {field.name for field in dataclasses.fields(TrainSettings)}
-    train = TrainSettings(**{name: value for name, value in given.items() if name in named})
-    augment = {name: given[name] for name in ("crop_padding", "flip", "cutout", "workers") if name in given}
-    return DataSettings(given["data"], options.data_root, **augment), train
 
 
 def pruner_of(
@@ -86,8 +77,8 @@ def pruner_of(
         importance = tp.importance.BNScaleImportance()
         kind, extra = tp.pruner.BNScalePruner, {"reg": REGULARISATION, "group_lasso": True}
     return kind(
-        model, example, importance=importance, global_pruning=True, pruning_ratio=ratio, ignored_layers=ignored,
-        round_to=block, **extra,
+        model, example, importance=importance, global_pruning=method != "tp-uniform", pruning_ratio=ratio,
+        ignored_layers=ignored, round_to=block, **extra,
     )  # fmt: skip
 
 
@@ -225,11 +216,13 @@ def peer_row(
     """Train by Torch-Pruning's way; return the row."""
     target = target_of(options, key, rows)
     folder = RunFolder.open(run)
-    settings, train = settings_of(options)
-    data = open_run_data(folder, settings)
+    by_hand = {name: getattr(options, name) for name in ("epochs", "max_steps", "seed")}
+    changes = {name: value for name, value in by_hand.items() if value is not None}
+    settings = RecipeSettings.of(load_recipe(options.recipe), root=options.data_root, changes=changes)
+    data, train = open_run_data(folder, settings.data), settings.train
     total = round(train.epochs * (data.train_size // train.batch_size))
     total = min(total, train.max_steps or total)
-    first = 0 if options.method == "tp-magnitude" else round(SPARSE_SHARE * total)
+    first = round(SPARSE_SHARE * total) if options.method in SPARSE else 0
     kept, aimed = run / PRUNED, (run / PRUNED).with_suffix(".json")
     if kept.exists() and aimed.exists():  # pruned by an earlier call
         check_matched({"key": key, "matched": json.loads(aimed.read_text())}, rows, run)

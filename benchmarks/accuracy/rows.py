@@ -12,7 +12,7 @@ from hetcompress.files import write_text
 from hetcompress.goals import ShapeSettings
 from hetcompress.recipes import Recipe, load_recipe
 
-__all__ = ["fresh_rows_of", "is_current", "method_of", "put_row", "rows_of"]
+__all__ = ["LEARNED", "fresh_rows_of", "is_current", "method_of", "put_row", "rows_of"]
 
 Row = Mapping[str, Any]
 LEARNED = ("ours", "unstructured")

@@ -1,8 +1,8 @@
-"""The rows of `accuracy.py`, `ablation.py` and `grains.py` as tables in Markdown: means, where there are several seeds.
+"""The rows of `accuracy.py`, `ablation.py`, `grains.py` and `published.json` as tables in Markdown.
 
     python benchmarks/accuracy/table.py --into docs/method.md
 
-Prints the tables, or writes each between the two marks of a page.
+Means, where there are several seeds.  Prints the tables, or writes each between the two marks of a page.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ NAMES = {
     "unstructured": "single weights: a bound, nothing executes them",
     "hetconv": "HetConv",
     "tp-magnitude": "Torch-Pruning, magnitude",
+    "tp-uniform": "Torch-Pruning, magnitude, all layers alike",
     "tp-group-norm": "Torch-Pruning, group norm",
     "tp-bn-scale": "Torch-Pruning, batch-norm scales",
 }
+PUBLISHED_MARKS = ("<!-- rows of benchmarks/accuracy/published.json -->", "<!-- end of published -->")
 PROCESSORS = {"AMD EPYC (family 26, model 2)": "Zen 5", "AMD EPYC (family 25, model 17)": "Zen 4"}
 """What processors are called in short."""
 MATCHED = {"stock": ", at our time with stock operators", "kernels": ", at our time"}
@@ -45,6 +47,9 @@ ABLATION_HEAD = """\
 GRAINS_HEAD = """\
 | granularity | operators | layers | MAC ratio | time ratio, batch 1 | pruned, recalibrated | accuracy, % |
 |---|---|---|---|---|---|---|"""
+PUBLISHED_HEAD = """\
+| data, net | method | MAC ratio | accuracy, % | of the dense net | source |
+|---|---|---|---|---|---|"""
 Row = Mapping[str, Any]
 
 
@@ -94,6 +99,18 @@ def grains(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def published(rows: Sequence[Row]) -> str:
+    """Return the table of what others publish; of some, only the difference to the dense net is known."""
+    lines = [PUBLISHED_HEAD]
+    for row in rows:
+        accuracy = f"{row['accuracy']:.2f}" if "accuracy" in row else f"{row['difference']:+.2f}"
+        dense = f"{row['dense_accuracy']:.2f}" if row.get("dense_accuracy") else ""
+        place = f"{row['data']}, {row['net']}"
+        cells = (place, row["method"], f"{row['mac_ratio']:.2f}", accuracy, dense, row["source"])
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def mean_of(seeds: Mapping[int, Row], name: str) -> float:
     """Return the mean of an accuracy over seeds."""
     return statistics.mean(row[name] for row in seeds.values())
@@ -115,8 +132,7 @@ def line(seeds: Sequence[Row]) -> str:
     name = (
         NAMES[key["method"]] + (f", P = {key['parts']}" if "parts" in key else "") + MATCHED.get(key.get("match"), "")
     ) + earlier(seeds[0])
-    # the bound without any structure is not executed: its MACs are those inside the mask
-    ratio = statistics.mean(row.get("mac_ratio_executed", row["mac_ratio_effective"]) for row in seeds)
+    ratio = statistics.mean(map(mac_ratio, seeds))
     times = [time_ratio(seeds, place) for place in (0, 1)]
     epochs = seeds[0]["settings"]["train"]["epochs"]
     before = seeds[0].get("source_epochs")
@@ -137,6 +153,15 @@ def earlier(row: Row) -> str:
     name = row["key"]["recipe"]
     same = name in recipe_names() and load_recipe(name).sha256 == row["recipe_sha256"]
     return f" (shapes by `{row['settings']['shapes']['method']}`)" if same else " (an earlier recipe)"
+
+
+def mac_ratio(row: Row) -> float:
+    """Return dense over executed MACs of the net that is timed, or, where none is, of that with the fewest.
+
+    The bound without any structure is not executed: its MACs are those inside the mask.
+    """
+    there = row.get("executed", {}).get(operators(row), {})
+    return float(there.get("mac_ratio") or row.get("mac_ratio_executed", row["mac_ratio_effective"]))
 
 
 def time_ratio(seeds: Sequence[Row], place: int) -> str:
@@ -168,7 +193,8 @@ def tables(folder: Path) -> dict[tuple[str, str], str]:
     """Return the tables of the files in a folder by the marks between which they belong."""
     found = {name: rows_of(folder / f"{name}.jsonl") for name in ("rows", "ablation", "grains")}
     return {
-        MARKS: table(found["rows"]), ABLATION_MARKS: ablation(found["ablation"]), GRAIN_MARKS: grains(found["grains"])
+        MARKS: table(found["rows"]), ABLATION_MARKS: ablation(found["ablation"]), GRAIN_MARKS: grains(found["grains"]),
+        PUBLISHED_MARKS: published(json.loads((HERE / "published.json").read_text())["rows"]),
     }  # fmt: skip
 
 

@@ -36,7 +36,10 @@ def convert(
         Optional[list[str]],  # noqa: UP045
         typer.Option("--arch-arg", metavar="NAME=VALUE", help="Keyword argument of the factory; may be repeated."),
     ] = None,
-    family: Annotated[str, typer.Option(help="Shape family: free, rigid, centre, whole, sets or hetconv.")] = "free",
+    family: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="NAME", help="Shape family: free, rigid, centre, whole, sets or hetconv [free]."),
+    ] = None,
     family_arg: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option("--family-arg", metavar="NAME=VALUE", help="Argument of the family, such as parts=4."),

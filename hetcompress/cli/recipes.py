@@ -40,7 +40,7 @@ DISPLACED = {
     "arch": ("arch_arg",),
     "family": ("granularity", "family_arg"),
     "granularity": ("family", "family_arg", "group_out", "group_in"),
-    "method": ("penalty",),
+    "method": ("penalty", "calibration", "logit_lr"),
     "sched": ("milestone",),
     "stage": TARGETS,
 }
@@ -183,11 +183,13 @@ def say_what_differs(recipe: str | None, run: Path) -> None:
 
 def _in_words(given: Mapping[str, Any]) -> dict[str, str]:
     """Return what decides of options of `convert`, whether they are written as the command takes or keeps them."""
+    from hetcompress.granularity import VECTORS, usual_groups
+
     family, granularity = given.get("family") or "free", given.get("granularity")
-    habit = 16 if family == "free" else 1 if family == "hetconv" else "all"
-    group_out, group_in = given.get("group_out") or habit, given.get("group_in") or 1
-    if granularity in ("vector", "vector8"):
-        group_out, group_in, granularity = 16 if granularity == "vector" else 8, 1, None
+    usual = usual_groups(family)
+    group_out, group_in = given.get("group_out") or usual[0], given.get("group_in") or usual[1]
+    if granularity in VECTORS:
+        group_out, granularity = VECTORS[granularity], None
     arguments = _listed(given.get("family_arguments") or given.get("family_arg"))
     shapes = granularity or " ".join(filter(None, [family, arguments, f"{group_out} x {group_in}"]))
     rest = {name: _listed(given.get(name)) or "none" for name in ("include", "exclude")}

@@ -132,8 +132,8 @@ def _read_pickle(path: Path, *, trust_pickle: bool) -> Any:
         foreign = _foreign_globals(path, str(error))
         if not foreign:
             raise InputError(
-                where, expected="a checkpoint", found="an unreadable or truncated file",
-                fix=f"fetch it again, or save it with {CONVERT}",
+                where, expected="a checkpoint", found=_in_kind(path),
+                fix=f"name a file of weights, fetch it again, or save it with {CONVERT}",
             ) from None  # fmt: skip
         raise InputError(
             where, expected="tensors and plain values", found=f"a pickle that needs {', '.join(foreign)}",
@@ -142,8 +142,16 @@ def _read_pickle(path: Path, *, trust_pickle: bool) -> Any:
     except Exception as error:  # noqa: BLE001  broken files, and trusted pickles, may raise anything
         # what is no pickle at all ends in the number of a byte, which says nothing
         said = [line[:200] for line in str(error).splitlines()[:1] if any(map(str.isalpha, line))]
-        found = ": ".join([type(error).__name__ if trust_pickle else "an unreadable or truncated file", *said])
+        found = ": ".join([type(error).__name__ if trust_pickle else _in_kind(path), *said])
         raise InputError(where, expected="a readable checkpoint", found=found, fix="fetch or save it again") from None
+
+
+def _in_kind(path: Path) -> str:
+    """Return what a file that cannot be read is: a text, if it begins with a line of printable characters."""
+    with path.open("rb") as file:
+        first, newline, _ = file.read(1024).partition(b"\n")
+    text = bool(newline and first) and first.decode(errors="replace").rstrip("\r").isprintable()
+    return "a text" if text else "an unreadable or truncated file"
 
 
 def _foreign_globals(path: Path, message: str) -> list[str]:

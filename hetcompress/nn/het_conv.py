@@ -20,6 +20,8 @@ __all__ = ["HetConv2d", "LearnableHetConv2d", "conv_arguments"]
 
 TINY = 1e-6
 """The least initial tap score, relative to the layer's largest: an all-zero tap still starts as kept."""
+FARTHEST = 0.99
+"""The largest first distance from the middle of the estimator's window, which ends before 1."""
 
 
 def conv_arguments(conv: nn.Conv2d) -> dict[str, Any]:
@@ -85,15 +87,18 @@ class LearnableHetConv2d(nn.Conv2d):
     ) -> LearnableHetConv2d:
         """Return a layer with a copy of `conv`'s weights; for learnable families it computes the same function.
 
-        The first logits rank taps by the root mean square of their weights, with scores that are positive and at most
-        1 in each layer, so that every kernel starts full and every tap inside the estimator's window.
+        The first logits rank taps by the root mean square of their weights, with scores that are positive, so that
+        every kernel starts full, and so small that all logits of the layer lie inside the estimator's window.
         """
         layer = cls(family, group_out, group_in, **conv_arguments(conv))
         _copy_parameters(layer, conv, conv.weight)
         with torch.no_grad():
             scores = layer.tap_norms()
             scores = (scores / scores.max().clamp_min(torch.finfo(scores.dtype).tiny)).clamp_min(TINY)
-            layer.shape_logits.copy_(family.logits_of(scores))
+            logits = family.logits_of(scores)
+            if family.learnable:
+                logits = logits * (FARTHEST / family.distances(logits).abs().max())
+            layer.shape_logits.copy_(logits)
         return layer
 
     @torch.no_grad()

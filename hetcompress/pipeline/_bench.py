@@ -136,7 +136,7 @@ def bench(
     profiles: list[Profile] = []
     for count in threads:
         for batch in batches or _batches(candidates):
-            announce(f"timing {len(candidates)} models at batch {batch}, {count} threads")
+            announce(f"timing {len(candidates)} models, threads {count}, batch {batch}")
             timings += side_by_side(candidates, batch=batch, threads=count, seconds=seconds)
             profiles += _profiles(candidates, batch, count, seconds) if operators else []
     described = [

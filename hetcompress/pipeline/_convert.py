@@ -17,7 +17,7 @@ from hetcompress.conversion import LayerPlan, plan_conversion
 from hetcompress.conversion import convert as convert_model
 from hetcompress.cost import LayerCost, layer_macs
 from hetcompress.errors import InputError, UsageError, VerificationError, first_line
-from hetcompress.granularity import GRANULARITIES, Grain
+from hetcompress.granularity import GRANULARITIES, Grain, usual_groups
 from hetcompress.kernels import available
 from hetcompress.models import InputSpec, LoadedModel, load_model
 from hetcompress.nn import GroupSize
@@ -153,7 +153,7 @@ def convert(
     run: Path = Path("hetrun"),
     arch: str | None = None,
     arch_arguments: Mapping[str, Any] | None = None,
-    family: str = "free",
+    family: str | None = None,
     family_arguments: Mapping[str, Any] | None = None,
     group_out: GroupSize | None = None,
     group_in: GroupSize | None = None,
@@ -177,7 +177,7 @@ def convert(
         run: The run folder to make.
         arch: What builds the model ("torchvision:resnet34", "path/file.py:factory"); None finds it.
         arch_arguments: Keyword arguments of the factory.
-        family: A registered shape family.
+        family: A registered shape family; None takes "free".
         family_arguments: Its keyword arguments.
         group_out: Filters that share a shape; None takes the family's habit.
         group_in: Input channels that share a shape; None takes the family's habit.
@@ -200,10 +200,11 @@ def convert(
         NothingToDoError: No layer can be converted.
         VerificationError: The converted model computes something else.
     """
-    check_free(run, force=force)
     _check_images(input_size, mean, std)
     preset = None if granularity is None else _preset(granularity, family, family_arguments, group_out, group_in)
+    family = family or "free"
     common = Grain(build_family(family, family_arguments), *_group_sizes(family, group_out, group_in))
+    check_free(run, force=force)
     loaded = load_model(checkpoint, arch=arch, arguments=arch_arguments, trust_pickle=trust_pickle, prefer_ema=ema)
     spec = _input_spec(loaded, input_size, mean, std)
     macs, unfit = _first_run(loaded.model, random_images(spec), loaded.architecture.spec)
@@ -285,13 +286,13 @@ def _described(grain: Grain) -> str:
 
 def _preset(
     granularity: str,
-    family: str,
+    family: str | None,
     family_arguments: Mapping[str, Any] | None,
     group_out: GroupSize | None,
     group_in: GroupSize | None,
 ) -> Callable[[nn.Conv2d], Grain] | None:
     """Return the rule of a granularity, None for the one that measures, after refusing what it decides itself."""
-    if family != "free" or family_arguments or group_out is not None or group_in is not None:
+    if family is not None or family_arguments or group_out is not None or group_in is not None:
         raise UsageError(
             f"--granularity {granularity}", expected="no --family, --family-arg, --group-out or --group-in",
             found="one of them", fix="leave out either",
@@ -307,19 +308,11 @@ def _preset(
 
 
 def _group_sizes(family: str, group_out: GroupSize | None, group_in: GroupSize | None) -> tuple[GroupSize, GroupSize]:
-    """Return the channel groups of a family where the user names none.
-
-    ``free`` shapes go with one input channel and 16 filters, an AVX-512 register: the grain that keeps the accuracy;
-    libraries with one input channel and all filters, which stock operators execute; HetConv's comb with single kernels.
-    """
-    if family == "hetconv":
-        if group_out not in (None, 1) or group_in not in (None, 1):
-            raise UsageError(
-                "--group-out and --group-in",
-                expected="1 for the hetconv family",
-                found=f"{group_out}, {group_in}",
-                fix="leave them out",
-            )
-        return 1, 1
-    habit: tuple[GroupSize, GroupSize] = (16, 1) if family == "free" else ("all", 1)
-    return group_out or habit[0], group_in or habit[1]
+    """Return the channel groups: the user's own, else those that are usual for the family."""
+    if family == "hetconv" and (group_out not in (None, 1) or group_in not in (None, 1)):
+        raise UsageError(
+            "--group-out and --group-in", expected="1 for the hetconv family", found=f"{group_out}, {group_in}",
+            fix="leave them out",
+        )  # fmt: skip
+    usual = usual_groups(family)
+    return group_out or usual[0], group_in or usual[1]

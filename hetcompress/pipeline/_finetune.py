@@ -71,7 +71,7 @@ def finetune(
     """
     train, shapes, device = train or TrainSettings(), shapes or ShapeSettings(), _device(device)
     reporter = reporter or Silent()
-    _check(stage, resume, shapes)
+    _check(stage, resume, train, shapes)
     folder = RunFolder.open(run, factory=arch)
     folder.check_writable()  # not only when the first stage has been trained
     model = folder.pruned_model() if stage == "fine" else folder.converted_model()
@@ -123,9 +123,11 @@ def finetune(
     return finish(folder, "finetune", record, result, time)
 
 
-def _check(stage: str, resume: str, shapes: ShapeSettings) -> None:
-    if stage not in ("both", "fine") or resume not in ("auto", "never"):
-        raise UsageError("--stage and --resume", expected="both or fine, auto or never", found=f"{stage}, {resume}")
+def _check(stage: str, resume: str, train: TrainSettings, shapes: ShapeSettings) -> None:
+    for option, found, choices in (("--stage", stage, ("both", "fine")), ("--resume", resume, ("auto", "never"))):
+        if found not in choices:
+            raise UsageError(option, expected=" or ".join(choices), found=f"'{found}'", fix=f"leave {option} out")
+    shapes.refuse_without_penalty("--logit-lr", given=train.logit_lr != TrainSettings.logit_lr)
     if stage == "fine" and shapes.has_target:
         raise UsageError(
             "--stage fine", expected="no target, since the shapes are fixed already", found="one",

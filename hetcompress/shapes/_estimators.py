@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["hard_choice", "hard_step"]
+__all__ = ["from_mean", "hard_choice", "hard_step"]
 
 FAR_GRADIENT = 0.1
 """Gradient factor outside |x| < 1 (the paper's released code): far logits can still come back."""
@@ -39,7 +39,12 @@ class _Choice(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (logits,) = ctx.saved_tensors
-        return _damped(gradients[0], logits - logits.mean(-1, keepdim=True))
+        return _damped(gradients[0], from_mean(logits))
+
+
+def from_mean(logits: Float[Tensor, "*any n"]) -> Float[Tensor, "*any n"]:
+    """Return the distances from the mean of the last axis."""
+    return logits - logits.mean(-1, keepdim=True)
 
 
 def hard_step(logits: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hetcompress.errors import UsageError
 from hetcompress.shapes._blocks import averaged_in_blocks
-from hetcompress.shapes._estimators import hard_choice
+from hetcompress.shapes._estimators import from_mean, hard_choice
 from hetcompress.shapes.base import KernelSize, ShapeFamily
 
 __all__ = ["LibraryShapes", "centre"]
@@ -69,6 +69,10 @@ class LibraryShapes(ShapeFamily, abc.ABC):
         kernel_size = (scores.shape[-2], scores.shape[-1])
         sums = torch.einsum("oihw,nhw->oin", scores, self._stacked(scores, kernel_size))
         return averaged_in_blocks(sums, scores.sum((-2, -1)), self.block)
+
+    def distances(self, logits: Float[Tensor, "out_groups in_groups n"]) -> Float[Tensor, "out_groups in_groups n"]:
+        """Shapes compete, so that the middle is the mean of a group's logits."""
+        return from_mean(logits)
 
     def priced(
         self,

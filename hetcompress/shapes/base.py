@@ -58,6 +58,10 @@ class ShapeFamily(abc.ABC):
     def logits_of(self, scores: Float[Tensor, "out_groups in_groups kh kw"]) -> Float[Tensor, "out_groups in_groups n"]:
         """Return the logits that rank the shapes as the tap scores do; positive scores choose the full kernel."""
 
+    def distances(self, logits: Float[Tensor, "out_groups in_groups n"]) -> Float[Tensor, "out_groups in_groups n"]:
+        """Return how far logits lie from the middle of the estimator's window, within which gradients pass whole."""
+        return logits
+
     @abc.abstractmethod
     def priced(
         self,

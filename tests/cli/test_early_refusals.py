@@ -14,7 +14,10 @@ WITHOUT_MODEL = {
 }
 TRAINING_ALONE = {
     "device": (("--device", "tpu"), "--device: expected auto, cpu or cuda, found tpu"),
-    "stage": (("--stage", "second"), "--stage and --resume: expected both or fine"),
+    "stage": (("--stage", "second"), "--stage: expected both or fine, found 'second'. Fix: leave --stage out"),
+    "resume": (("--resume", "yes"), "--resume: expected auto or never, found 'yes'"),
+    "logits": (("--logit-lr", 5), "--logit-lr: expected --method penalty beside it, found --method blend"),
+    "calibration": (("--calibration", 0.2), "--calibration: expected --method penalty beside it"),
     "precision": (("--amp-dtype", "int8"), "--amp-dtype: expected auto or float32"),
 }
 FINETUNE, PRUNE = ("finetune", "--data", "digits"), ("prune",)

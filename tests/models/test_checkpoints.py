@@ -138,9 +138,17 @@ def test_truncated_files(tmp_path, share, kind):
         read_state_dict(path)
 
 
-def test_a_text_is_named_without_the_number_of_a_byte(tmp_path):
+def test_a_text_is_called_one(tmp_path):
     path = tmp_path / "text.pt"
-    path.write_text("hello\n")
+    for text in ("hello\n", "# größer\r\n", "import torch\nx = 1"):
+        path.write_bytes(text.encode())
+        with pytest.raises(InputError, match=r"found a text\. Fix: "):
+            read_state_dict(path)
+
+
+def test_what_is_neither_is_named_without_the_number_of_a_byte(tmp_path):
+    path = tmp_path / "noise.pt"
+    path.write_bytes(b"\xff\x01noise\n")
     with pytest.raises(InputError, match=r"found an unreadable or truncated file\. Fix"):
         read_state_dict(path)
 

@@ -36,6 +36,18 @@ def test_conversion_is_exact(conv, family, group_out, group_in):
     assert torch.equal(layer.eval()(images), conv(images))
 
 
+@given(convs(), st.sampled_from(["free", "rigid", "centre", "whole", "sets"]), GROUPS, GROUPS)
+def test_first_logits_lie_inside_the_window_of_the_estimator(conv, family, group_out, group_in):
+    layer = LearnableHetConv2d.from_conv2d(conv, build_family(family), group_out, group_in)
+    layer.group_masks().sum().backward()
+    passed = layer.shape_logits.grad.clone()
+    layer.shape_logits.grad = None
+    with torch.no_grad():  # the same choices, from so near to the middle that gradients pass whole
+        layer.shape_logits *= 0.1
+    layer.group_masks().sum().backward()
+    assert torch.allclose(passed, layer.shape_logits.grad)
+
+
 @given(convs(), st.sampled_from(["free", "rigid", "centre", "hetconv"]), GROUPS, GROUPS)
 def test_freezing_keeps_the_function_and_writes_zeros(conv, family, group_out, group_in):
     layer = LearnableHetConv2d.from_conv2d(conv, build_family(family), group_out, group_in)
