@@ -80,7 +80,7 @@ def too_hard(budget: Budget, accuracies: Mapping[str, Accuracy], epochs: float) 
     if BEFORE not in accuracies or AFTER not in accuracies or accuracies[BEFORE].correct == 0:
         return None
     lost = 1 - accuracies[AFTER].percent / accuracies[BEFORE].percent
-    if lost <= LIMIT:
+    if lost <= LIMIT or budget.target == 1:  # of a target that takes nothing away no easier one is left
         return None
     easier = budget.target ** max(LIMIT / lost, FURTHEST)
     return TooHard(budget.unit, budget.target, easier, lost, epochs)

@@ -188,8 +188,8 @@ class _Run:
         """Count, report, save and stop where it is due."""
         self.step, self.latest = step, None
         self.reporter.progressed(step, self.total, self.trainer.losses)
-        due = self.checkpoints is not None and step % self.checkpoints.every == 0
-        if due or self.epoch_ends or step == self.boundary or self.interruption.requested:
+        every = self.checkpoints.every if self.checkpoints is not None else self.total
+        if step % every == 0 or self.epoch_ends or step == self.boundary or self.interruption.requested:
             self.save()
         self.interruption.stop_if_requested()
         self.end_epoch()
@@ -200,9 +200,8 @@ class _Run:
         if step == done or not self.epoch_ends:
             return
         self.latest = accuracy = self.measured(self.trainer.best_model)
-        images = (step - done) * self.train.batch_size
-        seconds, self.epoch_seconds = self.epoch_seconds + self.trainer.seconds, 0.0
-        self.trainer.seconds = 0.0
+        seconds = self.epoch_seconds + self.trainer.seconds
+        self.epoch_seconds = self.trainer.seconds = 0.0
         macs = layer_macs(self.model, torch.zeros(1, *self.data.image_size, device=self.device))
         converted = {**named_modules_of(self.model, LearnableHetConv2d), **named_modules_of(self.model, HetConv2d)}
         counted = converted or macs  # a net that was not converted has no other density than 1
@@ -216,7 +215,7 @@ class _Run:
             "accuracy": round(accuracy.percent, 4),
             "test_loss": round(accuracy.loss, 6),
             "learning_rate": self.trainer.learning_rate(step - 1),
-            "images_per_second": round(images / max(seconds, 1e-9), 1),
+            "images_per_second": round((step - done) * self.train.batch_size / max(seconds, 1e-9), 1),
         }
         self.epochs.append(line)
         self.reporter.epoch(line)

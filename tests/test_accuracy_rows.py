@@ -194,3 +194,16 @@ def test_a_peer_that_is_matched_to_what_ours_has_no_more(module, tmp_path):
             SystemExit, match=r"this row is matched to (macs|kernels) .*, and ours has (2.000|1.500) now"
         ):
             peers.check_matched(gone, [ours], tmp_path)
+
+
+def test_a_source_from_random_weights(tmp_path):
+    pytest.importorskip("sklearn")
+    out = tmp_path / "net.pt"
+    command = [sys.executable, FOLDER / "dense.py", "digits_net", "--data", "digits", "--epochs", "6", "--out", out]
+    options = ["--batch-size", "64", "--small-size", "6", "--cutout", "0"]
+    done = subprocess.run([*map(str, command), *options], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.with_suffix(".json").read_text())
+    assert result["correct"] / result["total"] > 0.8, "of ten classes"
+    assert MODELS["digits_net"].build().load_state_dict(torch.load(out, weights_only=True))
+    assert not out.with_suffix(".state").exists()

@@ -56,6 +56,7 @@ def test_twice_the_limit_halves_the_ratio_on_its_scale():
     assert said.easier == pytest.approx(3.0)
     assert too_hard(budget("density", 0.04), accuracies(1000, 880), 3.5).easier == pytest.approx(0.2)
     assert "MAC ratio 9 is hard for this model: after recalibration 12% of the source's accuracy is gone" in str(said)
+    assert too_hard(budget("MAC ratio", 1.0), accuracies(1000, 500), 3.5) is None, "which takes nothing away"
 
 
 def alike(row):

@@ -19,7 +19,7 @@ from unittest import mock
 
 import relaxations
 import scores
-from recipe_settings import RecipeSettings
+from recipe_settings import RecipeSettings, given
 from rows import fresh_rows_of, method_of
 from scores import Combined, Curved, learner
 
@@ -87,7 +87,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 def conversion_of(recipe: Recipe, changes: dict[str, Any]) -> dict[str, Any]:
     """Return what `pipeline.convert` takes of a recipe with changes."""
-    convert = {key.replace("-", "_"): value for key, value in recipe.options["convert"].items()}
+    convert = given(recipe, "convert")
     grain = {name: value for name, value in changes.items() if name in GRAIN}
     return {name: value for name, value in convert.items() if not grain or name not in GRAIN} | grain
 
@@ -95,9 +95,10 @@ def conversion_of(recipe: Recipe, changes: dict[str, Any]) -> dict[str, Any]:
 def trained(options: argparse.Namespace, recipe: Recipe, changes: dict[str, Any]) -> dict[str, Any]:
     """Run a recipe with changes; return what came out."""
     convert, constants = conversion_of(recipe, changes), {name: changes[name] for name in CONSTANTS if name in changes}
-    given = {name: value for name, value in changes.items() if name not in GRAIN and name not in CONSTANTS}
-    given |= {"epochs": options.epochs, "seed": options.seed}
-    settings = RecipeSettings.of(recipe, root=options.data_root, changes=given)
+    others = {name: value for name, value in changes.items() if name not in GRAIN and name not in CONSTANTS}
+    others |= {"epochs": options.epochs, "seed": options.seed}
+    settings = RecipeSettings.of(recipe, root=options.data_root, changes=others)
+    plain = {name: value for name, value in constants.items() if not callable(value)}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as patches:
         for name, value in constants.items():
             patches.enter_context(mock.patch(CONSTANTS[name], value))
@@ -109,12 +110,7 @@ def trained(options: argparse.Namespace, recipe: Recipe, changes: dict[str, Any]
         **{name: round(value.percent, 2) for name, value in result.accuracies.items()},
         "test_loss": round(result.accuracies["after stage 2"].loss, 4),
         "mac_ratio": result.epochs[-1]["mac_ratio"],
-        "settings": {
-            **convert,
-            **recipe.options["finetune"],
-            **given,
-            **{name: value for name, value in constants.items() if not callable(value)},
-        },
+        "settings": {**convert, **given(recipe, "finetune"), **others, **plain},
     }
 
 

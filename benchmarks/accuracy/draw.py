@@ -102,7 +102,7 @@ def draw(title: str, axis: str, own: Sequence[Row], others: Sequence[Row], out: 
             markersize=7,
             capsize=3,
         )
-    source = statistics.mean(row["source"] for row in filter(is_current, own))
+    source = statistics.mean(row["source"] for row in list(filter(is_current, own)) or own)
     axes.plot(1, source, "o", color="0.3", label=f"source, {source:.2f} %")
     axes.axhline(source, color="0.3", linestyle=":")
     published = defaultdict(list)

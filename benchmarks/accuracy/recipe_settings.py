@@ -12,11 +12,16 @@ from hetcompress.pipeline import DataSettings
 from hetcompress.recipes import Recipe
 from hetcompress.training import TrainSettings
 
-__all__ = ["RecipeSettings"]
+__all__ = ["RecipeSettings", "given"]
 
 IN_OTHER_WORDS = {"data": "name", "milestone": "milestones"}
 RUNNING = ("checkpoint_every", "arch", "device")
 """Options of `finetune` that are not of the method."""
+
+
+def given(recipe: Recipe, part: str) -> dict[str, Any]:
+    """Return the options of a command that a recipe gives, with underscores in their names."""
+    return {key.replace("-", "_"): value for key, value in recipe.options[part].items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,16 +50,16 @@ class RecipeSettings:
         Raises:
             SystemExit: An option belongs to none of the three.
         """
-        given = {key.replace("-", "_"): value for key, value in recipe.options["finetune"].items()} | dict(changes)
-        given = {IN_OTHER_WORDS.get(name, name): value for name, value in given.items() if name not in RUNNING}
-        if "milestones" in given:
-            given["milestones"] = tuple(given["milestones"])
-        given["root"] = root
+        options = given(recipe, "finetune") | dict(changes)
+        options = {IN_OTHER_WORDS.get(name, name): value for name, value in options.items() if name not in RUNNING}
+        if "milestones" in options:
+            options["milestones"] = tuple(options["milestones"])
+        options["root"] = root
         taken = [
-            {field.name: given[field.name] for field in dataclasses.fields(kind) if field.name in given}
+            {field.name: options[field.name] for field in dataclasses.fields(kind) if field.name in options}
             for kind in (DataSettings, TrainSettings, ShapeSettings)
         ]
-        unknown = given.keys() - set().union(*taken)
+        unknown = options.keys() - set().union(*taken)
         if unknown:
             raise SystemExit(f"recipe {recipe.name}: nothing takes {', '.join(sorted(unknown))}")
         data, train, shapes = taken
